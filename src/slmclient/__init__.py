@@ -1,0 +1,70 @@
+"""slmclient: one client for Phi and other small language models, wherever they run.
+
+>>> from slmclient import PhiClient
+>>> client = PhiClient()                     # the environment decides; else a small model in this process
+>>> reply = client.chat("Say hello.")
+
+The names below are loaded on first use: importing the package does no I/O and loads no other package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slmclient.chat import Usage
+    from slmclient.client import AsyncPhiClient, PhiClient
+    from slmclient.conversation import AsyncConversation, Conversation
+    from slmclient.errors import SLMError
+    from slmclient.media import Image
+    from slmclient.messages import Message, Text, ToolCall
+    from slmclient.reply import Reply
+    from slmclient.stream import AsyncReplyStream, ReplyStream
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncConversation": "conversation",
+    "AsyncPhiClient": "client",
+    "AsyncReplyStream": "stream",
+    "Conversation": "conversation",
+    "Image": "media",
+    "Message": "messages",
+    "PhiClient": "client",
+    "Reply": "reply",
+    "ReplyStream": "stream",
+    "SLMError": "errors",
+    "Text": "messages",
+    "ToolCall": "messages",
+    "Usage": "chat",
+}
+
+__all__ = [
+    "AsyncConversation",
+    "AsyncPhiClient",
+    "AsyncReplyStream",
+    "Conversation",
+    "Image",
+    "Message",
+    "PhiClient",
+    "Reply",
+    "ReplyStream",
+    "SLMError",
+    "Text",
+    "ToolCall",
+    "Usage",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,254 @@
+"""The facade: PhiClient and AsyncPhiClient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+
+from slmclient.chat import ChatOptions, ChatRequest, Note
+from slmclient.conversation import AsyncConversation, Conversation
+from slmclient.drivers import registry
+from slmclient.drivers.base import Driver, admit
+from slmclient.drivers.secret import Secret
+from slmclient.errors import ConfigurationError
+from slmclient.given import ApiKey, Given
+from slmclient.policy.retry import RetryDriver
+from slmclient.reply import Reply
+from slmclient.request import Prompt, chat_request, unknown_name
+from slmclient.settings import resolve
+from slmclient.stream import AsyncReplyStream, ReplyStream
+
+if TYPE_CHECKING:
+    import ssl
+
+
+class ClientOptions(TypedDict, total=False):
+    """What both clients' constructors take by keyword besides the key. None means "not given"."""
+
+    base_url: str | None
+    """The server's address; alone it means provider ``openai``."""
+    timeout: float | None
+    """Longest silence of a server, in seconds; default 60, and 5 to connect."""
+    deadline: float | None
+    """Seconds for a whole call with its retries, loading and fetching of a model included; default 600."""
+    max_retries: int | None
+    """Tries after the first; default 2."""
+    headers: Mapping[str, str] | None
+    """More headers for the provider; their values are kept as secrets."""
+    proxy: str | None
+    """Proxy URL; default HTTPS_PROXY and its kin. Loopback never goes through one."""
+    verify: bool | str | ssl.SSLContext | None
+    """Certificate check: True, a bundle's path or an SSLContext; False turns it off."""
+    env_file: str | PathLike[str] | bool | None
+    """Path of a .env file; False reads none; default: the nearest one of the user's own."""
+    strict: bool
+    """Refuse options that the provider lacks, instead of leaving them out."""
+    insecure_http: bool
+    """Let a key go over plain http to another machine."""
+    options: Mapping[str, Any] | None
+    """The driver's own settings, such as ``n_ctx`` or an Azure ``deployment``."""
+    driver: Driver | None
+    """A ready driver: nothing is read from the environment then."""
+
+
+class _Client:
+    """What both clients share: settings, the driver, building requests. No I/O."""
+
+    def __init__(
+        self,
+        provider: str | None = None,
+        model: str | None = None,
+        *,
+        api_key: ApiKey | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        """Set up a client; nothing is sent, read or loaded yet, but the environment and a .env file.
+
+        Args:
+            provider: Provider name, or ``provider:model``. Default: ``SLM_PROVIDER``, else the embedded local model.
+            model: Portable name (``phi-4-mini``) or the provider's own id; for llamacpp a path.
+            api_key: The key, or a function that returns one.
+            options: See `ClientOptions`.
+
+        Raises:
+            UnknownProviderError: Nothing has that name.
+            MissingApiKeyError: The provider needs a key; the message names where it was looked for.
+            ConfigurationError: Settings that cannot work together, or would send a key where it does not belong.
+        """
+        # First of all: from here on no local of any frame holds a key as text.
+        secret = api_key = Secret(api_key) if api_key is not None else None  # type: ignore[assignment]
+        if options.get("headers"):
+            options["headers"] = _secret_values(options["headers"] or {})  # type: ignore[typeddict-item]
+        if options.get("proxy"):
+            options["proxy"] = Secret(options["proxy"] or "", "proxy")  # type: ignore[typeddict-item]
+        unknown = sorted(options.keys() - ClientOptions.__annotations__.keys())
+        if unknown:
+            raise ConfigurationError(unknown_name("argument", unknown[0], ClientOptions.__annotations__))
+        driver = options.pop("driver", None)
+        if driver is not None and (provider or model):
+            raise ConfigurationError("driver= is a ready driver: it takes no provider or model beside it.")
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        settings = resolve(Given(provider=provider, model=model, api_key=secret, **given), driver)
+        self._owns_driver = driver is None
+        self._strict = settings.strict
+        self._timeout, self._deadline = settings.timeout, settings.deadline
+        self._driver = RetryDriver(driver or registry.new_driver(settings.driver), settings.max_retries)
+        self._closed = False
+
+    @property
+    def provider(self) -> str:
+        """The provider that answers."""
+        return self._driver.name
+
+    @property
+    def model(self) -> str | None:
+        """The model of calls that name none; None leaves it to the server."""
+        return self._driver.default_model
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.provider!r}, {self.model!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client holds connections and keys, and does not pickle: make one in each process")
+
+    def _admitted(self, prompt: Prompt, options: ChatOptions, *, stream: bool) -> tuple[ChatRequest, list[Note]]:
+        if self._closed:
+            raise ConfigurationError("This client is closed. Make a new one.", provider=self.provider)
+        request = chat_request(
+            prompt, options, stream=stream, model=None, timeout=self._timeout, deadline=self._deadline
+        )
+        return admit(self._driver, request, strict=self._strict)
+
+
+class PhiClient(_Client):
+    """Chat with a small language model, wherever it runs.
+
+    ``PhiClient()`` takes provider and model from the environment, and where nothing is set runs a small real model in
+    this process. ``PhiClient("azure", "phi-4-mini")`` and ``PhiClient("ollama:phi4")`` name them. A client is safe to
+    share between threads; close it, or use it as a context manager, when you are done.
+
+    Example:
+        >>> from slmclient import PhiClient
+        >>> with PhiClient("local") as client:
+        ...     print(client.chat("What is the capital of Japan?", temperature=0).text)
+        The capital of Japan is Tokyo.
+    """
+
+    def chat(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> Reply:
+        """Ask and wait for the whole answer.
+
+        Args:
+            prompt: A str, a `Message`, or a list of messages (or OpenAI-shaped dicts).
+            options: See `ChatOptions`.
+
+        Returns:
+            The reply.
+
+        Raises:
+            BadRequestError: The input is wrong, or the provider refused it.
+            SLMError: Whatever else went wrong; see `slmclient.errors`.
+        """
+        request, notes = self._admitted(prompt, options, stream=False)
+        stream = ReplyStream(self._driver, request, notes)
+        for _ in stream.events():
+            pass
+        return stream.reply
+
+    def stream(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> ReplyStream:
+        """Ask, and get the answer while it is written.
+
+        Args:
+            prompt: As for `chat`.
+            options: See `ChatOptions`.
+
+        Returns:
+            A context manager that iterates over the text; its ``reply`` is there at the end. Bad input is an error
+            here; the request goes out when iteration begins.
+        """
+        request, notes = self._admitted(prompt, options, stream=True)
+        return ReplyStream(self._driver, request, notes)
+
+    def conversation(self, **options: Unpack[ChatOptions]) -> Conversation:
+        """Return a conversation that remembers its turns.
+
+        Args:
+            options: ``system`` is its first message; the others hold for all of its turns. See `ChatOptions`.
+        """
+        return Conversation(self, options)
+
+    def load_conversation(self, path: str | PathLike[str], **options: Unpack[ChatOptions]) -> Conversation:
+        """Return a conversation that `Conversation.save` wrote.
+
+        Raises:
+            BadRequestError: The file is no saved conversation.
+        """
+        return Conversation.load(self, path, options)
+
+    def close(self) -> None:
+        """Close connections, or free the model; a driver that was handed in stays open."""
+        self._closed = True
+        if self._owns_driver:
+            self._driver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncPhiClient(_Client):
+    """`PhiClient` for asyncio: the same names, awaited; ``async with`` closes it.
+
+    Example:
+        >>> import asyncio
+        >>> from slmclient import AsyncPhiClient
+        >>> async def main():
+        ...     async with AsyncPhiClient("local") as client:
+        ...         print((await client.chat("What is the capital of Japan?", temperature=0)).text)
+        >>> asyncio.run(main())
+        The capital of Japan is Tokyo.
+    """
+
+    async def chat(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> Reply:
+        """Ask and wait for the whole answer; see `PhiClient.chat`."""
+        request, notes = self._admitted(prompt, options, stream=False)
+        async with AsyncReplyStream(self._driver, request, notes) as stream:
+            async for _ in stream.events():
+                pass
+        return stream.reply
+
+    def stream(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> AsyncReplyStream:
+        """Ask, and get the answer while it is written; see `PhiClient.stream`."""
+        request, notes = self._admitted(prompt, options, stream=True)
+        return AsyncReplyStream(self._driver, request, notes)
+
+    def conversation(self, **options: Unpack[ChatOptions]) -> AsyncConversation:
+        """Return a conversation that remembers its turns; see `PhiClient.conversation`."""
+        return AsyncConversation(self, options)
+
+    def load_conversation(self, path: str | PathLike[str], **options: Unpack[ChatOptions]) -> AsyncConversation:
+        """Return a conversation that was saved; see `PhiClient.load_conversation`."""
+        return AsyncConversation.load(self, path, options)
+
+    async def aclose(self) -> None:
+        """Close connections, or free the model; a driver that was handed in stays open."""
+        self._closed = True
+        if self._owns_driver:
+            await self._driver.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _secret_values(headers: Mapping[str, str]) -> dict[str, Secret]:
+    return {name: Secret(value, f"the header {name}") for name, value in headers.items()}

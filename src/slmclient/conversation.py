@@ -1,0 +1,151 @@
+"""Conversations: turns that are remembered, saved and loaded. A turn that fails leaves them as they were."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, Unpack
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from slmclient.chat import ChatOptions
+from slmclient.errors import BadRequestError
+from slmclient.media import Image
+from slmclient.messages import Message
+
+if TYPE_CHECKING:
+    from slmclient.client import AsyncPhiClient, PhiClient
+    from slmclient.reply import Reply
+    from slmclient.stream import AsyncReplyStream, ReplyStream
+
+_LARGEST = 256 * 1024 * 1024  # bytes; images are embedded
+
+
+class SavedConversation(BaseModel):
+    """The file format: JSON, with images embedded."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["slmclient.conversation/1"] = "slmclient.conversation/1"
+    messages: tuple[Message, ...]
+
+
+class _Turns:
+    """What both conversations share: the messages, saving, loading."""
+
+    def __init__(self, options: ChatOptions) -> None:
+        self._options = options.copy()
+        system = self._options.pop("system", None)
+        self._messages: list[Message] = [Message.system(system)] if system else []
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """All turns so far, the system message first."""
+        return tuple(self._messages)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the messages to a JSON file, whole or not at all; pictures are embedded, options are not."""
+        target = Path(path)
+        text = SavedConversation(messages=self.messages).model_dump_json(indent=1)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink()
+            raise
+
+    def _read(self, path: str | os.PathLike[str]) -> None:
+        file = Path(path)
+        try:
+            if file.stat().st_size > _LARGEST:
+                raise BadRequestError(f"{file} is too large to be a saved conversation.")
+            saved = SavedConversation.model_validate_json(file.read_bytes())
+        except OSError as error:
+            raise BadRequestError(f"{file} cannot be read: {error.strerror or error}.") from None
+        except ValidationError:
+            raise BadRequestError(f"{file} is no conversation that save() wrote.") from None
+        self._messages = list(saved.messages)
+
+    def _asked(self, prompt: str | Message, options: ChatOptions) -> tuple[list[Message], ChatOptions]:
+        """Return the messages to send, and the options without what went into the new message."""
+        merged: ChatOptions = {**self._options, **options}
+        if merged.get("system") is not None:
+            raise BadRequestError("A conversation's system message is set when it is made: conversation(system=…).")
+        message = prompt if isinstance(prompt, Message) else Message.user(prompt)
+        pictures = merged.pop("images", None) or ()
+        if pictures:
+            images = [picture if isinstance(picture, Image) else Image(picture) for picture in pictures]
+            message = Message.user(message.text, *message.images, *images)
+        return [*self._messages, message], merged
+
+    def _remember(self, asked: list[Message], reply: Reply) -> None:
+        if reply.finish_reason not in ("cancelled", "error"):
+            self._messages = [*asked, reply.to_message()]
+
+
+class Conversation(_Turns):
+    """Turns with one model: ``talk.send("…")``, ``talk.send("…")``, `save`.
+
+    A turn that fails or is cancelled leaves the conversation as it was. One conversation is for one thread.
+    """
+
+    def __init__(self, client: PhiClient, options: ChatOptions) -> None:
+        super().__init__(options)
+        self._client = client
+
+    def send(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> Reply:
+        """Say something and wait for the answer; arguments and errors as for `PhiClient.chat`."""
+        asked, merged = self._asked(prompt, options)
+        reply = self._client.chat(asked, **merged)
+        self._remember(asked, reply)
+        return reply
+
+    @contextmanager
+    def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> Iterator[ReplyStream]:
+        """Say something and read the answer while it is written: ``with talk.stream("…") as stream: …``."""
+        asked, merged = self._asked(prompt, options)
+        with self._client.stream(asked, **merged) as stream:
+            yield stream
+        self._remember(asked, stream.reply)
+
+    @classmethod
+    def load(cls, client: PhiClient, path: str | os.PathLike[str], options: ChatOptions) -> Self:
+        """Return the conversation of a file that `save` wrote."""
+        conversation = cls(client, options)
+        conversation._read(path)
+        return conversation
+
+
+class AsyncConversation(_Turns):
+    """`Conversation` for asyncio: the same names, awaited."""
+
+    def __init__(self, client: AsyncPhiClient, options: ChatOptions) -> None:
+        super().__init__(options)
+        self._client = client
+
+    async def send(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> Reply:
+        """Say something and wait for the answer; see `Conversation.send`."""
+        asked, merged = self._asked(prompt, options)
+        reply = await self._client.chat(asked, **merged)
+        self._remember(asked, reply)
+        return reply
+
+    @asynccontextmanager
+    async def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> AsyncIterator[AsyncReplyStream]:
+        """Say something and read the answer while it is written; see `Conversation.stream`."""
+        asked, merged = self._asked(prompt, options)
+        async with self._client.stream(asked, **merged) as stream:
+            yield stream
+        self._remember(asked, stream.reply)
+
+    @classmethod
+    def load(cls, client: AsyncPhiClient, path: str | os.PathLike[str], options: ChatOptions) -> Self:
+        """Return the conversation of a file that `save` wrote."""
+        conversation = cls(client, options)
+        conversation._read(path)
+        return conversation

@@ -1,0 +1,290 @@
+"""HttpDriver: everything of an HTTP driver that is no I/O.
+
+A driver's talk with its server is one generator (`flow`) that yields commands and receives their results: an
+`HttpRequest` brings back an `HttpResponse`, `READ` the next bytes of its body, a list of events goes to the caller. Two
+thin pumps (`slmclient.drivers.pump`) drive it, one for threads and one for asyncio, and do all I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from urllib.parse import urlencode
+
+from pydantic_core import from_json
+
+from slmclient.chat import KNOBS, ChatRequest, Event, answers
+from slmclient.drivers.base import Driver, DriverConfig, checked_options
+from slmclient.drivers.wire import chat_completions, faults
+from slmclient.drivers.wire.dialect import Dialect
+from slmclient.drivers.wire.framing import DONE, EventStream
+from slmclient.errors import (
+    APIConnectionError,
+    ConfigurationError,
+    ModelNotFoundError,
+    ResponseFormatError,
+    SLMError,
+    StreamInterruptedError,
+)
+
+if TYPE_CHECKING:
+    from slmclient.drivers.pump import AsyncPump, SyncPump
+
+MAX_BODY = 32 * 1024 * 1024
+"""Longest body taken whole from a server (bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request without its key: the pump adds that on the way out."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    content: bytes = b""
+    timeout: float = 60.0
+    """Longest silence of the server, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """Status and headers (names in lower case); the body is read piece by piece with `READ`."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class Read:
+    """The command for the next bytes of the body; b"" is its end."""
+
+
+READ: Final = Read()
+
+Steps = Generator["HttpRequest | Read | list[Event]", Any, None]
+"""What `HttpDriver.flow` returns."""
+
+
+class HttpDriver(Driver):
+    """A driver over HTTP. A subclass gives `info` and a `dialect`; more only where its service is peculiar."""
+
+    dialect: ClassVar[Dialect] = Dialect()
+    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {}
+    """The driver's own options and their types."""
+
+    def __init__(self, config: DriverConfig | None = None) -> None:
+        super().__init__(config)
+        self.own = checked_options(self.config, self.options)
+        self.base_url = (self.config.base_url or self.info.default_base_url or "").rstrip("/")
+        self._model_served: str | None = None
+        self._closed = False
+        self._sync: SyncPump | None = None
+        self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPump] = weakref.WeakKeyDictionary()
+
+    # --- what a subclass may change
+
+    @property
+    def speech(self) -> Dialect:
+        """The dialect of this instance; by default the class's."""
+        return self.dialect
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """The sampling options that the dialect has a field for."""
+        return frozenset(KNOBS) - self.speech.unsupported
+
+    def url(self, path: str) -> str:
+        """Return the URL of a path under the base URL."""
+        query = f"?{urlencode(self.speech.query)}" if self.speech.query else ""
+        return f"{self.base_url}{path}{query}"
+
+    def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
+        """Return the HTTP request of a chat call."""
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if request.stream else "application/json",
+            **dict(self.speech.headers),
+        }
+        content = chat_completions.encoded(request, model, self.speech)
+        return HttpRequest("POST", self.url(self.speech.path), headers, content, request.timeout)
+
+    def model_id(self, name: str) -> str:
+        """Return the provider's id for a model name; by default the name as it is."""
+        return name
+
+    def flow(self, request: ChatRequest) -> Steps:
+        """Yield the commands of one chat call."""
+        named = request.model or self.default_model
+        model = self.model_id(named) if named else (yield from self.served_model(request))
+        yield from self.exchange(request, model, self.encode(request, model))
+
+    # --- what they share
+
+    def exchange(self, request: ChatRequest, model: str | None, asked: HttpRequest) -> Steps:
+        """Yield the commands that send a chat request and turn its answer into events."""
+        response = cast(HttpResponse, (yield asked))
+        if response.status != 200:
+            raise self.fault(response, model, (yield from read_body()))
+        decoder = chat_completions.ChatDecoder(self.name, model, faults.request_id(response.headers))
+        if "text/event-stream" in response.headers.get("content-type", ""):
+            yield from self._streamed(response, model, decoder)
+            return
+        payload = _parsed_object((yield from read_body()), self.name)
+        if _is_fault(payload):
+            raise self.fault(response, model, payload)
+        yield decoder.whole(payload)
+
+    def _streamed(self, response: HttpResponse, model: str | None, decoder: chat_completions.ChatDecoder) -> Steps:
+        stream = EventStream()
+        answered = done = False
+        try:
+            while not (done or stream.ended):
+                frames = stream.feed((yield READ))
+                events, done, failure = self._decoded(frames, response, model, decoder)
+                if events:
+                    answered = answered or any(answers(event) for event in events)
+                    yield events
+                if failure is not None:
+                    raise failure
+            if not (done or decoder.finished):
+                raise APIConnectionError(f"{self.name} ended the stream before the answer was complete.")
+            yield decoder.end()
+        except SLMError as error:
+            if answered:
+                raise _interrupted(error, self.name, model) from None
+            raise
+
+    def _decoded(
+        self, frames: list[bytes], response: HttpResponse, model: str | None, decoder: chat_completions.ChatDecoder
+    ) -> tuple[list[Event], bool, SLMError | None]:
+        """Return the frames' events, whether [DONE] was among them, and the error that came after those events."""
+        events: list[Event] = []
+        for frame in frames:
+            if frame == DONE:
+                return events, True, None
+            try:
+                parsed = _parsed_object(frame, self.name)
+                if _is_fault(parsed):
+                    return events, False, self.fault(response, model, parsed)
+                events += decoder.chunk(parsed)
+            except SLMError as error:
+                return events, False, error
+        return events, False, None
+
+    def served_model(self, request: ChatRequest) -> Generator[Any, Any, str]:
+        """Yield the commands that ask the server which model it serves; return the first one's id."""
+        if self._model_served is None:
+            response = cast(HttpResponse, (yield HttpRequest("GET", self.url("/models"), timeout=request.timeout)))
+            payload = yield from read_body()
+            if response.status != 200:
+                raise self.fault(response, None, payload)
+            listed = _parsed_object(payload, self.name).get("data")
+            first: Any = cast("list[Any]", listed)[0] if isinstance(listed, list) and listed else None
+            if not isinstance(first, Mapping) or not cast("Mapping[str, Any]", first).get("id"):
+                raise ModelNotFoundError(f"{self.name} lists no model: name one with model=.", provider=self.name)
+            self._model_served = str(cast("Mapping[str, Any]", first)["id"])
+        return self._model_served
+
+    def fault(self, response: HttpResponse, model: str | None, payload: Any) -> SLMError:
+        """Return the error for an answer that is none, with every key cut out of what the server said."""
+        if isinstance(payload, bytes):
+            try:
+                payload = from_json(payload)
+            except ValueError:
+                payload = payload.decode("utf-8", "replace")
+        for secret in (self.config.api_key, *self.config.headers.values()):
+            payload = secret.redact(payload) if secret is not None else payload
+        origin = faults.Origin(self.name, model, self.speech, self.config.key_hint)
+        return faults.fault(origin, response.status, response.headers, payload)
+
+    # --- the pumps
+
+    def events(self, request: ChatRequest) -> Generator[Event, None, None]:
+        """Yield the answer's events."""
+        self._check_open()
+        if self._sync is None:
+            from slmclient.drivers.pump import SyncPump
+
+            self._sync = SyncPump(self.config, self.speech.key_headers)
+        with closing(self._sync.run(self.flow(request), request)) as events:
+            yield from events
+
+    async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        """Yield the answer's events, for asyncio."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        pump = self._async.get(loop)
+        if pump is None:
+            from slmclient.drivers.pump import AsyncPump
+
+            pump = self._async[loop] = AsyncPump(self.config, self.speech.key_headers)
+        async with aclosing(pump.run(self.flow(request), request)) as events:
+            async for event in events:
+                yield event
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)
+
+    def close(self) -> None:
+        """Close idle connections, and those in use when their calls end."""
+        self._closed = True
+        if self._sync is not None:
+            self._sync.close()
+
+    async def aclose(self) -> None:
+        """`close`, for asyncio."""
+        self.close()
+        pump = self._async.pop(asyncio.get_running_loop(), None)
+        if pump is not None:
+            await pump.aclose()
+
+
+def read_body() -> Generator[Any, Any, bytes]:
+    """Yield the commands that read a body to its end; return it.
+
+    Raises:
+        ResponseFormatError: It is longer than `MAX_BODY`.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while piece := cast(bytes, (yield READ)):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_BODY:
+            raise ResponseFormatError(f"The server sent a body of over {MAX_BODY:,} bytes.")
+    return b"".join(pieces)
+
+
+def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:
+    try:
+        parsed = from_json(data)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        kind = "an HTML page" if data.lstrip()[:1] == b"<" else "no JSON object"
+        raise ResponseFormatError(
+            f"{name} sent {kind} where a chat answer belongs: is base_url the API's address (often ending in /v1)?",
+            provider=name,
+        )
+    return cast("Mapping[str, Any]", parsed)
+
+
+def _is_fault(frame: Mapping[str, Any]) -> bool:
+    return bool(frame.get("error")) or (frame.get("object") == "error")
+
+
+def _interrupted(error: SLMError, provider: str, model: str | None) -> StreamInterruptedError:
+    return StreamInterruptedError(
+        f"The answer broke off: {error.message}",
+        provider=provider,
+        model=model,
+        status_code=error.status_code,
+        code=error.code,
+        request_id=error.request_id,
+        retry_after=error.retry_after,
+        body=error.body,
+    )

@@ -1,0 +1,109 @@
+"""Which drivers there are: names, and where their classes live. The only place that lists providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any
+
+from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
+from slmclient.errors import ConfigurationError, UnknownProviderError
+from slmclient.request import unknown_name
+
+ENTRY_POINTS = "slmclient.drivers"
+"""Entry-point group of other packages' drivers: name = "module:Class"."""
+
+LOCAL = "local"
+"""The provider that needs no configuration."""
+
+COMPATIBLE = "openai"
+"""The provider that a base_url alone stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One provider: its class as "module:Class", and what differs from the class's own info."""
+
+    target: str
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+_DRIVERS = "slmclient.drivers"
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        LOCAL: Row(
+            f"{_DRIVERS}.llamacpp:LlamaCppDriver",
+            MappingProxyType(
+                {
+                    "title": "The embedded model",
+                    "docs": "local.md",
+                    "default_model": "smollm2-135m",
+                    "extra": LOCAL,
+                    "state": "works at once, without key or configuration",
+                }
+            ),
+        ),
+        COMPATIBLE: Row(f"{_DRIVERS}.openai:OpenAIDriver"),
+        "github": Row(f"{_DRIVERS}.github:GitHubDriver"),
+        "azure": Row(f"{_DRIVERS}.azure:AzureDriver"),
+        "nvidia": Row(f"{_DRIVERS}.nvidia:NvidiaDriver"),
+        "llamacpp": Row(f"{_DRIVERS}.llamacpp:LlamaCppDriver"),
+    }
+)
+ALIASES: Mapping[str, str] = MappingProxyType({"nim": "nvidia"})
+
+
+def names() -> tuple[str, ...]:
+    """Return the built-in provider names, and those of installed plugins after them."""
+    return (*ROWS, *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in ROWS))
+
+
+def canonical(name: str) -> str | None:
+    """Return the provider that a name or alias means, or None. Plugins are looked at only if no built-in has it."""
+    name = ALIASES.get(name, name)
+    if name in ROWS or any(point.name == name for point in entry_points(group=ENTRY_POINTS)):
+        return name
+    return None
+
+
+def driver_class(name: str) -> type[Driver]:
+    """Return the class of a provider; this imports its module.
+
+    Raises:
+        UnknownProviderError: No built-in and no plugin has that name; the message has the closest.
+        ConfigurationError: A plugin does not load, or is no driver.
+    """
+    if name in ROWS:
+        module, _, attribute = ROWS[name].target.partition(":")
+        found: Any = getattr(import_module(module), attribute)
+        return found  # type: ignore[no-any-return]  # the rows above are ours
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return _plugin_class(name, point)
+    raise UnknownProviderError(unknown_name("provider", name, names()), provider=name)
+
+
+def _plugin_class(name: str, point: Any) -> type[Driver]:
+    try:
+        found = point.load()
+    except Exception as error:  # a plugin may fail in any way at import
+        raise ConfigurationError(
+            f"The plugin for {name!r} ({point.value}) does not load: {type(error).__name__}: {error}", provider=name
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Driver)):
+        raise ConfigurationError(f"The plugin for {name!r} ({point.value}) is no subclass of Driver.", provider=name)
+    return found
+
+
+def driver_info(name: str) -> DriverInfo:
+    """Return what the driver of that provider says of itself."""
+    info = driver_class(name).info
+    return replace(info, name=name, **(ROWS[name].changes if name in ROWS else {}))
+
+
+def new_driver(config: DriverConfig) -> Driver:
+    """Return a new driver of the provider that the config names."""
+    return driver_class(config.provider)(config)

@@ -1,0 +1,97 @@
+"""Keys, held so that they cannot be printed by accident. Only the pump opens one, on its way to the server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from slmclient.errors import ConfigurationError
+
+_SHORTEST_REDACTED = 6  # "EMPTY" and such are dummies; cutting them out of messages would only garble those
+
+
+class Secret:
+    """A key, or a function that returns one. Shows nothing in repr, str, vars or a traceback's locals; does not pickle.
+
+    Args:
+        value: The key itself, or a callable that returns it (a token provider). Surrounding white space is cut off:
+            keys read from files end in a line break.
+        name: What it is, for errors.
+
+    Raises:
+        ConfigurationError: The key is empty or holds characters that no header can carry.
+    """
+
+    __slots__ = ("_open", "renewable")
+
+    def __init__(self, value: str | Callable[[], str], name: str = "api_key") -> None:
+        self.renewable = callable(value)
+        """Whether it is a function, asked anew for every request; it may take its time."""
+        self._open: Callable[[], str]
+        if isinstance(value, str):
+            self._open = partial(str, _checked(value, name))
+        elif callable(value):
+            self._open = partial(_asked, value, name)
+        else:
+            kind = type(value).__name__
+            hint = (
+                " For an azure-identity credential pass get_bearer_token_provider(credential, scope)."
+                if hasattr(value, "get_token")
+                else ""
+            )
+            del value
+            raise ConfigurationError(f"{name} is a str or a function that returns one, not {kind}.{hint}")
+
+    def open(self) -> str:
+        """Return the key itself. For the pump alone."""
+        return self._open()
+
+    def redact(self, value: Any) -> Any:
+        """Return a parsed JSON value with the key cut out of every string in it."""
+        if self.renewable:
+            return value  # a token provider is not asked again only to clean a message
+        key = self._open()
+        if len(key) < _SHORTEST_REDACTED:
+            return value
+        return _without(value, (key, json.dumps(key)[1:-1]))
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret does not pickle")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and not self.renewable and not other.renewable and self.open() == other.open()
+
+    def __hash__(self) -> int:
+        return id(type(self))
+
+
+def _asked(function: Callable[[], str], name: str) -> str:
+    return _checked(function(), name)
+
+
+def _checked(value: object, name: str) -> str:
+    key = value.strip() if isinstance(value, str) else ""
+    del value
+    if not key:
+        raise ConfigurationError(f"{name} is empty.")
+    if not key.isascii() or not key.isprintable():
+        del key
+        raise ConfigurationError(f"{name} holds characters that a header cannot carry: was it pasted or read whole?")
+    return key
+
+
+def _without(value: Any, keys: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        for key in keys:
+            value = value.replace(key, "***")
+        return value
+    if isinstance(value, dict):
+        return {_without(name, keys): _without(inner, keys) for name, inner in value.items()}  # pyright: ignore
+    if isinstance(value, list):
+        return [_without(inner, keys) for inner in value]  # pyright: ignore
+    return value

@@ -1,0 +1,236 @@
+"""From a server's error answer to the right `SLMError`: status first, then structured code, then a dialect's patterns.
+
+Pure. The texts that servers send are untrusted: what reaches a message is one short line, without keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+from pydantic_core import from_json
+
+from slmclient import catalogue, errors
+from slmclient.drivers.wire.dialect import Dialect, FaultPattern
+
+_BY_STATUS: dict[int, type[errors.SLMError]] = {
+    401: errors.AuthenticationError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    408: errors.InternalServerError,
+    409: errors.InternalServerError,
+    410: errors.ModelRetiredError,
+    429: errors.RateLimitError,
+}
+_BY_CODE: dict[str, type[errors.SLMError]] = {
+    "context_length_exceeded": errors.ContextLengthExceededError,
+    "tokens_limit_reached": errors.ContextLengthExceededError,
+    "exceed_context_size_error": errors.ContextLengthExceededError,
+    "content_filter": errors.ContentFilterError,
+    "content_policy_violation": errors.ContentFilterError,
+    "responsibleaipolicyviolation": errors.ContentFilterError,
+    "unknown_model": errors.ModelNotFoundError,
+    "unavailable_model": errors.ModelNotFoundError,
+    "model_not_found": errors.ModelNotFoundError,
+    "deploymentnotfound": errors.ModelNotFoundError,
+    "unsupported_parameter": errors.UnsupportedParameterError,
+    "parameter_not_supported": errors.UnsupportedParameterError,
+    "github_models_retirement_brownout": errors.ProviderRetiredError,
+    "authentication_error": errors.AuthenticationError,
+    "rate_limit_exceeded": errors.RateLimitError,
+    "ratelimitreached": errors.RateLimitError,
+}
+_HINTS: dict[type[errors.SLMError], str] = {
+    errors.AuthenticationError: "The key was refused: `slm doctor` shows where it comes from.",
+    errors.PermissionDeniedError: "The key is known but may not do this: check its permissions and the model's access.",
+    errors.NotFoundError: "Check base_url and the model's name.",
+    errors.ModelNotFoundError: "Check the model's name; `slm models` lists known ones.",
+    errors.ContextLengthExceededError: "Shorten the prompt, or lower max_tokens.",
+    errors.RateLimitError: "Wait, or send fewer requests at once.",
+    errors.InternalServerError: "It may pass: try again later.",
+}
+_REQUEST_ID_HEADERS = ("x-request-id", "apim-request-id", "x-ms-request-id", "nvcf-reqid", "x-github-request-id")
+_DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)\b")
+_LONGEST_MESSAGE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who answered, for the message."""
+
+    provider: str
+    model: str | None
+    dialect: Dialect
+    key_hint: str = ""
+
+
+def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any) -> errors.SLMError:
+    """Return the error for an HTTP answer that is no success.
+
+    Args:
+        origin: Who answered.
+        status: HTTP status; 200 for an error frame inside a stream.
+        headers: With lower-case names.
+        payload: The parsed body, or its text where it is no JSON.
+    """
+    shape = _Shape.of(payload)
+    pattern = _matching(origin.dialect, status, shape.message)
+    kind = getattr(errors, pattern.error) if pattern else _classify(status, shape)
+    retirement = _retirement(origin, kind, shape)
+    kind = errors.ModelRetiredError if retirement and issubclass(kind, errors.NotFoundError) else kind
+    details: dict[str, Any] = {
+        "provider": origin.provider,
+        "model": origin.model,
+        "status_code": status,
+        "code": shape.code,
+        "request_id": request_id(headers),
+        "retry_after": retry_after(headers),
+        "body": payload,
+    }
+    if issubclass(kind, errors.RetiredError):
+        details |= retirement
+    return kind(_sentence(origin, status, shape, kind, pattern, retirement), **details)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the many shapes of error bodies have in common."""
+
+    message: str
+    codes: tuple[str, ...]
+
+    @property
+    def code(self) -> str | None:
+        return self.codes[0] if self.codes else None
+
+    @classmethod
+    def of(cls, payload: Any) -> _Shape:
+        if isinstance(payload, list) and payload:
+            payload = cast("list[Any]", payload)[0]
+        if not isinstance(payload, Mapping):
+            return cls("" if payload is None or "<html" in str(payload).lower() else str(payload), ())
+        outer = cast("Mapping[str, Any]", payload)
+        inner = outer.get("error")
+        if isinstance(inner, str):  # {"error": "text"}
+            return cls(inner, ())
+        body = cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else outer
+        message = body.get("message") or body.get("detail") or body.get("title") or ""
+        if isinstance(message, str) and message[:1] == "{":  # JSON inside a string: passed through by a gateway
+            try:
+                return cls.of(from_json(message))
+            except ValueError:
+                pass
+        inner_error: Any = body.get("innererror")
+        codes = [body.get("code"), body.get("type")]
+        if isinstance(inner_error, Mapping):
+            codes.append(cast("Mapping[str, Any]", inner_error).get("code"))
+        return cls(_as_line(message), tuple(str(code) for code in codes if isinstance(code, (str, int)) and code))
+
+
+def _as_line(message: Any) -> str:
+    if isinstance(message, list):  # FastAPI: [{"loc": […], "msg": …}]
+        parts = [part for part in cast("list[Any]", message) if isinstance(part, Mapping)]
+        return "; ".join(
+            f"{'.'.join(str(step) for step in part.get('loc') or ())}: {part.get('msg', '')}"
+            for part in cast("list[Mapping[str, Any]]", parts)
+        )
+    return " ".join(str(message).split())
+
+
+def _classify(status: int, shape: _Shape) -> type[errors.SLMError]:
+    for code in shape.codes:
+        if code.lower() in _BY_CODE:
+            return _BY_CODE[code.lower()]
+        if status == 200 and code.isdigit() and code != "200":  # a frame that carries the status that was too late
+            return _classify(int(code), shape)
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if 300 <= status < 400:
+        return errors.ResponseFormatError
+    return errors.BadRequestError if 400 <= status < 500 else errors.InternalServerError
+
+
+def _matching(dialect: Dialect, status: int, message: str) -> FaultPattern | None:
+    for pattern in dialect.patterns:
+        if pattern.status == status and re.search(pattern.pattern, message, re.IGNORECASE):
+            return pattern
+    return None
+
+
+def _retirement(origin: Origin, kind: type[errors.SLMError], shape: _Shape) -> dict[str, Any]:
+    """Return the date and replacement, for what is retired by its error or by the catalogue; else nothing."""
+    offer = catalogue.offer(origin.model, origin.provider) if origin.model else None
+    known = offer is not None and offer.status == "retired"
+    if not issubclass(kind, errors.RetiredError) and not (known and issubclass(kind, errors.NotFoundError)):
+        return {}
+    written = _DAY.search(shape.message)
+    try:
+        day = date(*map(int, written.groups())) if written else None
+    except ValueError:
+        day = None
+    return {
+        "retired_on": day or (offer.on if known and offer else None),
+        "replacement": offer.replacement if offer else None,
+    }
+
+
+def _sentence(
+    origin: Origin,
+    status: int,
+    shape: _Shape,
+    kind: type[errors.SLMError],
+    pattern: FaultPattern | None,
+    retirement: Mapping[str, Any],
+) -> str:
+    who = f"{origin.provider} ({origin.model})" if origin.model else origin.provider
+    what = "an error inside the stream" if status == 200 else f"HTTP {status}"
+    said = shape.message
+    for redaction in origin.dialect.redactions:
+        said = re.sub(redaction, "***", said)
+    if len(said) > _LONGEST_MESSAGE:
+        said = said[:_LONGEST_MESSAGE] + "…"
+    sentence = f"{who} answered {what}{f', {shape.code}' if shape.code else ''}{f': {said}' if said else ''}"
+    hints = [pattern.hint if pattern else _HINTS.get(kind, "")]
+    if 300 <= status < 400:
+        hints.append("Redirects are not followed: set base_url to where the service really is.")
+    if kind is errors.AuthenticationError and origin.key_hint:
+        hints.append(origin.key_hint)
+    if issubclass(kind, errors.RetiredError):
+        on, instead = retirement.get("retired_on"), retirement.get("replacement")
+        hints.append(f"It is retired{f' since {on}' if on else ''}{f'; use {instead} instead' if instead else ''}.")
+    return " ".join([sentence if sentence.endswith((".", "!", "?", "…")) else sentence + ".", *filter(None, hints)])
+
+
+def request_id(headers: Mapping[str, str]) -> str | None:
+    """Return the server's id of the request, by whichever header it came."""
+    return next((headers[name] for name in _REQUEST_ID_HEADERS if name in headers), None)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Return the seconds that the server asks to wait, or None where it asks nothing sensible.
+
+    Reads ``retry-after-ms``, ``x-ratelimit-timeremaining`` (GitHub Models: seconds) and ``retry-after`` as seconds or
+    an HTTP date.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("x-ratelimit-timeremaining", 1.0), ("retry-after", 1.0)):
+        seconds = _number(headers.get(name))
+        if seconds is not None:
+            return seconds / unit
+    try:
+        then = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None

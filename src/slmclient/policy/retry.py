@@ -1,0 +1,172 @@
+"""Retry: a driver that wraps a driver and tries again, but only before the answer's first event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, closing
+from typing import Any, cast
+
+import tenacity
+
+from slmclient.chat import Attempt, ChatRequest, Event, Note, answers
+from slmclient.drivers.base import Driver, Feature
+from slmclient.errors import SLMError
+
+LONGEST_WAIT = 60.0
+"""A server that asks for a longer wait (seconds) is not waited for: its error is raised, with ``retry_after`` set."""
+
+_Begun = tuple[list[Event], Generator[Event, None, None]]
+_AsyncBegun = tuple[list[Event], AsyncGenerator[Event, None]]
+_BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=8)  # full jitter: anything from 0 to the doubling limit
+
+
+class RetryDriver(Driver):
+    """Tries a driver's calls again after errors that may pass.
+
+    Args:
+        inner: The driver.
+        max_retries: How many tries may follow the first.
+    """
+
+    def __init__(self, inner: Driver, max_retries: int) -> None:
+        super().__init__(inner.config)
+        self.inner = inner
+        self.max_retries = max_retries
+
+    @property
+    def name(self) -> str:
+        """The inner driver's name."""
+        return self.inner.name
+
+    @property
+    def default_model(self) -> str | None:
+        """The inner driver's default model."""
+        return self.inner.default_model
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """The inner driver's features."""
+        return self.inner.features
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """The inner driver's knobs."""
+        return self.inner.knobs
+
+    def events(self, request: ChatRequest) -> Generator[Event, None, None]:
+        """Yield the events of the first try that answers; notes of all tries come behind Start."""
+        tries = _Tries(self.inner, request)
+        retrying = tenacity.Retrying(sleep=request.cancellation.sleep, **self._policy(request, tries))
+        first, rest = retrying(self._first, request, tries)
+        with closing(rest):
+            yield from _merged(first, tries.notes())
+            yield from rest
+
+    def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
+        began = time.monotonic()
+        events = self.inner.events(request)
+        first: list[Event] = []
+        try:
+            for event in events:
+                first.append(event)
+                if answers(event):
+                    break
+        except SLMError as error:
+            tries.failed(began, error)
+            raise
+        except BaseException:
+            events.close()
+            raise
+        tries.answered(began)
+        return first, events
+
+    async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        """`events`, for asyncio."""
+        tries = _Tries(self.inner, request)
+        retrying = tenacity.AsyncRetrying(sleep=request.cancellation.async_sleep, **self._policy(request, tries))
+        first, rest = cast(_AsyncBegun, await retrying(self._afirst, request, tries))
+        async with aclosing(rest):
+            for event in _merged(first, tries.notes()):
+                yield event
+            async for event in rest:
+                yield event
+
+    async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
+        began = time.monotonic()
+        events = self.inner.aevents(request)
+        first: list[Event] = []
+        try:
+            async for event in events:
+                first.append(event)
+                if answers(event):
+                    break
+        except SLMError as error:
+            tries.failed(began, error)
+            raise
+        except BaseException:
+            await events.aclose()
+            raise
+        tries.answered(began)
+        return first, events
+
+    def _policy(self, request: ChatRequest, tries: _Tries) -> dict[str, Any]:
+        def worth_it(state: tenacity.RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            if not isinstance(error, SLMError) or not error.retryable or request.cancellation.cancelled:
+                return False
+            if state.attempt_number > self.max_retries:
+                return False
+            tries.wait = _BACKOFF(state) if error.retry_after is None else error.retry_after
+            return tries.wait <= LONGEST_WAIT and tries.wait < request.remaining()
+
+        def wait(_: tenacity.RetryCallState) -> float:
+            return tries.wait
+
+        return {"retry": worth_it, "wait": wait, "stop": tenacity.stop_never, "reraise": True}
+
+    def close(self) -> None:
+        """Close the inner driver."""
+        self.inner.close()
+
+    async def aclose(self) -> None:
+        """Close the inner driver."""
+        await self.inner.aclose()
+
+
+class _Tries:
+    """What was tried for one call."""
+
+    def __init__(self, driver: Driver, request: ChatRequest) -> None:
+        self._driver = driver
+        self._model = request.model or driver.default_model
+        self._attempts: list[Attempt] = []
+        self.wait = 0.0
+        """Seconds to wait, or waited, before the next try."""
+
+    def failed(self, began: float, error: SLMError) -> None:
+        self._add(began, error)
+        error.attempts = tuple(self._attempts)
+
+    def answered(self, began: float) -> None:
+        self._add(began, None)
+
+    def _add(self, began: float, error: SLMError | None) -> None:
+        self._attempts.append(
+            Attempt(
+                provider=self._driver.name,
+                model=self._model,
+                seconds=time.monotonic() - began,
+                waited=self.wait,
+                status_code=error.status_code if error else None,
+                error=type(error).__name__ if error else None,
+            )
+        )
+
+    def notes(self) -> list[Event]:
+        return [Note("attempt", attempt) for attempt in self._attempts]
+
+
+def _merged(first: list[Event], notes: list[Event]) -> list[Event]:
+    """Return the events with the notes behind the first one, which is Start."""
+    return first[:1] + notes + first[1:]

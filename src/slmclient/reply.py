@@ -1,0 +1,215 @@
+"""The folded answer: Reply, and the builder that makes it from a driver's events. Pure."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from slmclient.chat import (
+    Attempt,
+    ChatRequest,
+    Event,
+    Finish,
+    FinishReason,
+    Note,
+    ReasoningDelta,
+    Start,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from slmclient.messages import Message, ToolCall
+
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n]*\n(.*?)^[ \t]*\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
+_IMAGE_TOKENS = 256  # a guess, used only where the provider counted nothing
+
+
+class Timing(BaseModel):
+    """Seconds, from the call to its events."""
+
+    model_config = ConfigDict(frozen=True)
+
+    first_token: float | None = None
+    """Until the first piece of text, reasoning or tool call; None where none came."""
+    total: float = 0.0
+
+
+class Reply(BaseModel):
+    """A model's answer. The same value from `chat` and, after its end, from `stream`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    reasoning: str | None = None
+    """What the model thought before it answered, where it tells that apart."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: FinishReason
+    usage: Usage
+    provider: str
+    model: str
+    """The id that answered, as the provider spells it."""
+    id: str | None = None
+    request_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Every try, the one that answered last."""
+    dropped: tuple[str, ...] = ()
+    """Options that this driver lacks and that were left out."""
+    converted: tuple[str, ...] = ()
+    """What was sent differently from how it was written, in words."""
+    timing: Timing = Timing()
+    raw: Any = None
+    """The provider's whole body; of a stream, the frame that ended it."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def code(self, language: str | None = None) -> str | None:
+        """Return the first fenced code block of that language (of any, if None), or None if there is none."""
+        for _, tag, block in _FENCE.findall(self.text):
+            if language is None or tag.lower() == language.lower():
+                return str(block)
+        return None
+
+    def to_message(self) -> Message:
+        """Return the assistant message to put into a conversation."""
+        return Message(role="assistant", content=self.text, reasoning=self.reasoning, tool_calls=self.tool_calls)
+
+    def to_openai(self) -> dict[str, Any]:
+        """Return the dict that an OpenAI chat completion has, for code that expects it."""
+        message = self.to_message().to_openai()
+        message["content"] = self.text if self.text or not self.tool_calls else None
+        if self.reasoning is not None:
+            message["reasoning_content"] = self.reasoning
+        return {
+            "id": self.id,
+            "object": "chat.completion",
+            "model": self.model,
+            "choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}],
+            "usage": {
+                "prompt_tokens": self.usage.input_tokens,
+                "completion_tokens": self.usage.output_tokens,
+                "total_tokens": self.usage.input_tokens + self.usage.output_tokens,
+            },
+        }
+
+
+class ReplyBuilder:
+    """Folds events into a `Reply`; can be asked for the partial one at any time."""
+
+    def __init__(self, request: ChatRequest) -> None:
+        self._request = request
+        self._began = time.monotonic()
+        self._first: float | None = None
+        self._start: Start | None = None
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[_CallPieces] = []
+        self._finish: Finish | None = None
+        self._usage: Usage | None = None
+        self._notes: list[Note] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether Finish has come."""
+        return self._finish is not None
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        kind = type(event)
+        if kind is TextDelta:
+            self._mark_first()
+            self._text.append(event.text)  # type: ignore[union-attr]  # mypy does not narrow by type(x) is C
+        elif isinstance(event, ReasoningDelta):
+            self._mark_first()
+            self._reasoning.append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            self._mark_first()
+            self._add_call(event)
+        elif isinstance(event, Start):
+            self._start = event
+        elif isinstance(event, Finish):
+            self._finish = event
+        elif isinstance(event, Usage):
+            self._usage = event
+        elif isinstance(event, Note):
+            self._notes.append(event)
+
+    def _mark_first(self) -> None:
+        if self._first is None:
+            self._first = time.monotonic()
+
+    def _add_call(self, delta: ToolCallDelta) -> None:
+        call = self._call_of(delta)
+        call.id = call.id or delta.id
+        call.name = call.name or delta.name
+        call.arguments.append(delta.arguments)
+
+    def _call_of(self, delta: ToolCallDelta) -> _CallPieces:
+        # By id, then by index: some servers number every call 0 (ollama/ollama#15457), others omit the id after the
+        # first piece, or the index throughout.
+        if delta.id:
+            for call in self._calls:
+                if call.id == delta.id:
+                    return call
+        else:
+            for call in reversed(self._calls):
+                if delta.index is None or call.index == delta.index:
+                    return call
+        call = _CallPieces(delta.index)
+        self._calls.append(call)
+        return call
+
+    def reply(self, unfinished: FinishReason = "error") -> Reply:
+        """Return the reply so far; where no Finish has come, its finish reason is ``unfinished``."""
+        start = self._start or Start(provider="", model=self._request.model or "")
+        text = "".join(self._text)
+        reasoning = "".join(self._reasoning)
+        calls = tuple(call.tool_call(number) for number, call in enumerate(self._calls))
+        return Reply(
+            text=text,
+            reasoning=reasoning or None,
+            tool_calls=calls,
+            finish_reason=self._finish.reason if self._finish else unfinished,
+            usage=self._usage or self._estimate(text, reasoning, calls),
+            provider=start.provider,
+            model=start.model,
+            id=start.id,
+            request_id=start.request_id,
+            attempts=tuple(note.detail for note in self._notes if isinstance(note.detail, Attempt)),
+            dropped=self._details("dropped"),
+            converted=self._details("converted"),
+            timing=Timing(
+                first_token=None if self._first is None else self._first - self._began,
+                total=time.monotonic() - self._began,
+            ),
+            raw=self._finish.raw if self._finish else None,
+        )
+
+    def _details(self, kind: str) -> tuple[str, ...]:
+        return tuple(str(note.detail) for note in self._notes if note.kind == kind)
+
+    def _estimate(self, text: str, reasoning: str, calls: tuple[ToolCall, ...]) -> Usage:
+        read = sum(len(message.text) for message in self._request.messages)
+        images = sum(len(message.images) for message in self._request.messages)
+        written = len(text) + len(reasoning) + sum(len(call.raw) for call in calls)
+        return Usage(
+            input_tokens=(read + 3) // 4 + images * _IMAGE_TOKENS,
+            output_tokens=(written + 3) // 4,
+            estimated=True,
+        )
+
+
+class _CallPieces:
+    __slots__ = ("arguments", "id", "index", "name")
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.id: str | None = None
+        self.name: str | None = None
+        self.arguments: list[str] = []
+
+    def tool_call(self, number: int) -> ToolCall:
+        return ToolCall.parse(self.id or f"call_{number}", self.name or "", "".join(self.arguments))

@@ -1,0 +1,206 @@
+"""From what users write to a checked `ChatRequest`: every bad input is an error here, before any I/O. Pure."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, cast
+
+from slmclient.chat import KNOBS, Cancellation, ChatOptions, ChatRequest
+from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
+from slmclient.media import Image
+from slmclient.messages import Message, Text
+
+Prompt = str | Message | Sequence[Message | Mapping[str, Any]]
+"""What `chat` and `stream` take first."""
+
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    # option: (int or float, lowest, highest)
+    "temperature": (float, 0, 2),
+    "top_p": (float, 0, 1),
+    "top_k": (int, 1, math.inf),
+    "max_tokens": (int, 1, math.inf),
+    "seed": (int, -(2**63), 2**63 - 1),
+    "presence_penalty": (float, -2, 2),
+    "frequency_penalty": (float, -2, 2),
+    "repetition_penalty": (float, 0, math.inf),
+}
+_SCHEMA_KINDS = ("text", "json_object", "json_schema")
+
+
+def chat_request(
+    prompt: Prompt,
+    options: ChatOptions,
+    *,
+    stream: bool,
+    model: str | None,
+    timeout: float,
+    deadline: float,
+) -> ChatRequest:
+    """Return the checked request.
+
+    Args:
+        prompt: A str, a Message, or a list of Messages or OpenAI-shaped dicts.
+        options: As the caller gave them.
+        stream: Whether the answer is wanted in pieces.
+        model: The client's model, for calls that name none.
+        timeout: The client's timeout, in seconds.
+        deadline: The client's deadline, in seconds.
+
+    Raises:
+        BadRequestError: A value out of range, an unknown role, no user turn, an empty prompt.
+        UnsupportedParameterError: An option that does not exist.
+    """
+    unknown = sorted(options.keys() - ChatOptions.__annotations__.keys())
+    if unknown:
+        raise UnsupportedParameterError(unknown_name("option", unknown[0], ChatOptions.__annotations__))
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    seconds = checked_seconds("deadline", given.get("deadline", deadline))
+    return ChatRequest(
+        messages=_messages(prompt, given),
+        model=given.get("model", model),
+        stream=stream,
+        sampling=_sampling(given),
+        tools=_tools(given),
+        tool_choice=given.get("tool_choice"),
+        response_format=_response_format(given),
+        extra=dict(_mapping("extra", given.get("extra", {}))),
+        timeout=checked_seconds("timeout", given.get("timeout", timeout)),
+        deadline_at=time.monotonic() + seconds,
+        cancellation=Cancellation(),
+    )
+
+
+def unknown_name(kind: str, name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    """Return the message for a name that is not among ``known``, with the closest one."""
+    close = get_close_matches(name, list(known), n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
+    return f"Unknown {kind} {name!r}.{hint}"
+
+
+def checked_seconds(name: str, value: object) -> float:
+    """Return a duration in seconds; raise a ConfigurationError if it is no number above 0."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise ConfigurationError(f"{name} is a number of seconds above 0, not {value!r}.")
+
+
+def _mapping(name: str, value: object) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return cast("Mapping[str, Any]", value)
+    raise BadRequestError(f"{name} is a dict, not {type(value).__name__}.")
+
+
+def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
+    sampling: dict[str, Any] = {name: _number(name, given[name]) for name in KNOBS if name in given and name != "stop"}
+    if "stop" in given:
+        stop: Any = given["stop"]
+        strings = list(cast("Sequence[Any]", stop)) if isinstance(stop, (list, tuple)) else [stop]
+        if not all(isinstance(string, str) and string for string in strings):
+            raise BadRequestError("stop is a non-empty str or a list of such.")
+        if strings:
+            sampling["stop"] = strings
+    return sampling
+
+
+def _number(name: str, value: object) -> int | float:
+    kind, low, high = _NUMBERS[name]
+    fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    above = name in ("top_p", "repetition_penalty")  # 0 itself means nothing for these
+    number = cast("int | float", value)
+    if fits and low <= number <= high and not (above and number == low):
+        return number
+    upper = "" if math.isinf(high) else f" and at most {high:g}"
+    raise BadRequestError(
+        f"{name} is {'a whole number' if kind is int else 'a number'} {'above' if above else 'of at least'} "
+        f"{low:g}{upper}, not {value!r}."
+    )
+
+
+def _tools(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    tools = given.get("tools", ())
+    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
+        raise BadRequestError("tools is a list of OpenAI-shaped dicts.")
+    for tool in cast("Sequence[Any]", tools):
+        function = tool.get("function") if isinstance(tool, Mapping) else None  # pyright: ignore
+        if not isinstance(function, Mapping) or not function.get("name"):  # pyright: ignore
+            raise BadRequestError(
+                'Each tool is a dict such as {"type": "function", "function": {"name": …, "description": …, '
+                '"parameters": {JSON schema}}}.'
+            )
+    return tuple(cast("Sequence[Mapping[str, Any]]", tools))
+
+
+def _response_format(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if "response_format" not in given:
+        return None
+    shape = _mapping("response_format", given["response_format"])
+    if shape.get("type") not in _SCHEMA_KINDS:
+        raise BadRequestError(f"response_format needs a 'type' of {', '.join(_SCHEMA_KINDS)}.")
+    return None if shape["type"] == "text" else shape
+
+
+def _messages(prompt: Prompt, given: Mapping[str, Any]) -> tuple[Message, ...]:
+    messages = [_message(item) for item in _prompt_items(prompt)]
+    if given.get("system") is not None:
+        if any(message.role == "system" for message in messages):
+            raise BadRequestError("system= was given, and the messages hold a system message too: use one of them.")
+        messages.insert(0, Message.system(_text("system", given["system"])))
+    if given.get("images"):
+        _attach(messages, given["images"])
+    _check_turns(messages)
+    return tuple(messages)
+
+
+def _prompt_items(prompt: object) -> Sequence[Any]:
+    if isinstance(prompt, (str, Message)):
+        return (prompt,)
+    if isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
+        return cast("Sequence[Any]", prompt)
+    raise BadRequestError(f"A prompt is a str, a Message or a list of messages, not {type(prompt).__name__}.")
+
+
+def _message(item: object) -> Message:
+    if isinstance(item, str):
+        return Message.user(item)
+    if isinstance(item, Message):
+        return item
+    if isinstance(item, Mapping):
+        return Message.from_openai(cast("Mapping[str, Any]", item))
+    raise BadRequestError(f"A message is a Message or an OpenAI-shaped dict, not {type(item).__name__}.")
+
+
+def _text(name: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise BadRequestError(f"{name} is a str, not {type(value).__name__}.")
+
+
+def _attach(messages: list[Message], images: object) -> None:
+    if isinstance(images, (str, bytes, Image)) or not isinstance(images, Sequence):
+        raise BadRequestError("images is a list: images=[…].")
+    pictures = [image if isinstance(image, Image) else Image(image) for image in cast("Sequence[Any]", images)]
+    for position in range(len(messages) - 1, -1, -1):
+        message = messages[position]
+        if message.role == "user":
+            parts = (Text(text=message.content),) if isinstance(message.content, str) else message.content
+            kept = tuple(part for part in parts if not (isinstance(part, Text) and not part.text))
+            messages[position] = message.model_copy(update={"content": (*kept, *pictures)})
+            return
+
+
+def _check_turns(messages: Sequence[Message]) -> None:
+    users = [message for message in messages if message.role == "user"]
+    if not users:
+        raise BadRequestError("There is no user turn: a prompt needs at least one message with role 'user'.")
+    if not any(message.text.strip() or message.images for message in users):
+        raise BadRequestError("The prompt is empty.")
+    for message in messages:
+        try:
+            message.text.encode()
+        except UnicodeEncodeError:
+            raise BadRequestError(
+                "The prompt holds half a character (a lone surrogate) and is no valid text."
+            ) from None

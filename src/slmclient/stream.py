@@ -1,0 +1,156 @@
+"""A running answer: iterate over its text, look at its events, cancel it from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from types import TracebackType
+from typing import Self
+
+from slmclient.chat import ChatRequest, Event, Finish, Note, TextDelta
+from slmclient.drivers.base import Driver
+from slmclient.errors import SLMError, StreamInterruptedError
+from slmclient.reply import Reply, ReplyBuilder
+
+
+class _Folding:
+    """What both streams share: folding events, the reply, cancelling."""
+
+    def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
+        self._driver = driver
+        self._request = request
+        self._builder = ReplyBuilder(request)
+        for note in notes:
+            self._builder.add(note)
+        self._over = False
+
+    @property
+    def reply(self) -> Reply:
+        """The reply, once the stream has ended: the same value that `chat` returns.
+
+        After `cancel`, or after leaving the ``with`` block early, it is what had come, with finish reason
+        ``cancelled``.
+
+        Raises:
+            SLMError: The stream is still running, or was not started.
+        """
+        if not self._over:
+            raise SLMError("The reply is there when the stream has ended: read it to its end, or cancel() it.")
+        return self._builder.reply(unfinished="cancelled")
+
+    def cancel(self) -> None:
+        """Stop the answer, from any thread: the connection or the engine is freed, and iteration ends."""
+        self._request.cancellation.cancel()
+
+    def _ends_here(self, event: Event) -> bool:
+        """Fold an event; return whether the stream ends without it, because it was cancelled."""
+        if self._request.cancellation.cancelled and not isinstance(event, Finish):
+            return True
+        self._builder.add(event)
+        return False
+
+    def _failed(self, error: SLMError) -> SLMError | None:
+        """Return the error to raise, or None where the call was cancelled."""
+        if self._request.cancellation.cancelled:
+            return None
+        if isinstance(error, StreamInterruptedError) and error.partial is None:
+            error.partial = self._builder.reply()
+        return error
+
+
+class ReplyStream(_Folding):
+    """A running answer: ``with client.stream(…) as stream: for text in stream: …``.
+
+    Iterating gives the text piece by piece; `events` gives everything, typed. Use one of the two, once. It owns a
+    connection or the engine's turn until it ends or its ``with`` block is left.
+    """
+
+    def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
+        super().__init__(driver, request, notes)
+        self._events: Generator[Event, None, None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        for event in self.events():
+            if isinstance(event, TextDelta):
+                yield event.text
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events, Start to Finish and Usage.
+
+        Raises:
+            StreamInterruptedError: The answer broke off; its ``partial`` holds what had come.
+            SLMError: As `chat`.
+        """
+        if self._over:
+            return
+        if self._events is None:
+            self._events = self._driver.events(self._request)
+        failure: SLMError | None = None
+        try:
+            for event in self._events:
+                if self._ends_here(event):
+                    break
+                yield event
+        except SLMError as error:
+            failure = self._failed(error)
+        self.close()
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """End the stream and free its connection or engine; the partial reply stays at hand."""
+        self._over = True
+        if self._events is not None:
+            self._events.close()
+
+
+class AsyncReplyStream(_Folding):
+    """A running answer: ``async with client.stream(…) as stream: async for text in stream: …``; see `ReplyStream`."""
+
+    def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
+        super().__init__(driver, request, notes)
+        self._events: AsyncGenerator[Event, None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async for event in self.events():
+            if isinstance(event, TextDelta):
+                yield event.text
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield the events, Start to Finish and Usage; errors as for `ReplyStream.events`."""
+        if self._over:
+            return
+        if self._events is None:
+            self._events = self._driver.aevents(self._request)
+        failure: SLMError | None = None
+        try:
+            async for event in self._events:
+                if self._ends_here(event):
+                    break
+                yield event
+        except SLMError as error:
+            failure = self._failed(error)
+        await self.aclose()
+        if failure is not None:
+            raise failure
+
+    async def aclose(self) -> None:
+        """End the stream and free its connection or engine; the partial reply stays at hand."""
+        self._over = True
+        if self._events is not None:
+            await self._events.aclose()
