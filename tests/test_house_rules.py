@@ -18,7 +18,7 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     "policy",
     "drivers.registry settings destination dotenv_file environment given",
     DRIVERS,
-    "drivers.base drivers.engine drivers.fetch drivers.gguf drivers.http drivers.pump drivers.secret",
+    "drivers.base drivers.engine drivers.fetch drivers.gguf drivers.http drivers.pump drivers.secret drivers.transport",
     "phi",
     "drivers.wire",
     "catalogue chat errors hosts media messages reply request",
@@ -26,8 +26,8 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
 ROWS = {module: row for row, modules in enumerate(LAYERS) for module in modules.split()}
 HOMES = {  # what nothing but these files, or the files below these folders, may use
     "httpx": (),
-    "httpcore2": ("drivers/pump.py",),
-    "httpx2": ("drivers/pump.py",),
+    "httpcore2": ("drivers/transport.py",),
+    "httpx2": ("drivers/transport.py",),
     "os.environ": ("environment.py",),
     "os.getenv": ("environment.py",),
     "time.sleep": ("chat.py",),
@@ -190,7 +190,7 @@ KEPT = [
     (layers, "drivers/azure.py", "from slmclient.drivers import http\nfrom slmclient.drivers.azure import shapes"),
     (layers, "drivers/__init__.py", "'''Nothing.'''"),
     (layers, "drivers/http.py", "if TYPE_CHECKING:\n    from slmclient.settings import Settings"),
-    (homes, "drivers/pump.py", "import httpx2\nhttpx2.Request"),
+    (homes, "drivers/transport.py", "import httpx2\nhttpx2.Request"),
     (homes, "cli/__init__.py", "print('a')"),
     (homes, "client.py", "import os, time\nos.environment\ntime.monotonic()\nself.sleep(1)"),
     (provider_names, "drivers/azure.py", "name = 'azure'"),

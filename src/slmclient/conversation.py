@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack
@@ -106,7 +106,7 @@ class Conversation(_Turns):
         return reply
 
     @contextmanager
-    def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> Iterator[ReplyStream]:
+    def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> Generator[ReplyStream]:
         """Say something and read the answer while it is written: ``with talk.stream("…") as stream: …``."""
         asked, merged = self._asked(prompt, options)
         with self._client.stream(asked, **merged) as stream:
@@ -136,7 +136,7 @@ class AsyncConversation(_Turns):
         return reply
 
     @asynccontextmanager
-    async def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> AsyncIterator[AsyncReplyStream]:
+    async def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> AsyncGenerator[AsyncReplyStream]:
         """Say something and read the answer while it is written; see `Conversation.stream`."""
         asked, merged = self._asked(prompt, options)
         async with self._client.stream(asked, **merged) as stream:

@@ -41,7 +41,7 @@ def base_url(given: Given, info: DriverInfo, ours: Callable[[str], Found | None]
 
 def _check_url(found: Found) -> None:
     try:
-        parts = urlsplit(found.value)
+        parts = urlsplit(str(found.value))
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"base_url ({found}) is no URL.") from None

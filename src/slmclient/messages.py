@@ -183,7 +183,9 @@ def _part_from_openai(part: Any) -> Text | Image:
         return validated(Text, text=shape.get("text"))
     if kind == "image_url":
         inner: Any = shape.get("image_url")
-        fields: dict[str, Any] = {"url": inner} if isinstance(inner, str) else dict(inner or {})
+        fields: Mapping[str, Any] = (
+            {"url": inner} if not isinstance(inner, Mapping) else cast("Mapping[str, Any]", inner)
+        )
         return validated(Image, url=fields.get("url"), detail=fields.get("detail"))
     if kind in ("input_audio", "audio_url", "video_url", "file"):
         raise UnsupportedFeatureError(f"Message parts of type {kind!r} are not supported.")

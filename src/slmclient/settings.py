@@ -60,8 +60,8 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
         ConfigurationError: Values that are wrong, contradict each other, or would send a key where it does not belong.
     """
     if ready is not None:
-        limits = _limits(given, None)
-        return Settings(ready.config, given.strict, *(found.value for found in limits), origins={}, env_file=None)
+        timeout, deadline, retries = _limits(given, None)
+        return Settings(ready.config, given.strict, timeout.value, deadline.value, retries.value, {}, None)
     environment = Environment(given.env_file)
     provider, model = _provider_and_model(given, environment)
     ours = _our_variables(environment, provider.value)

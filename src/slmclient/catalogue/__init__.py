@@ -122,7 +122,7 @@ def _index() -> dict[str, Model]:
 
 def _model(entry: dict[str, Any]) -> Model:
     tags = entry["reasoning"]
-    plain = {
+    plain: dict[str, Any] = {
         **entry,
         "aliases": tuple(entry["aliases"]),
         "modalities": tuple(entry["modalities"]),
@@ -133,4 +133,5 @@ def _model(entry: dict[str, Any]) -> Model:
 
 
 def _offer(row: dict[str, Any]) -> Offer:
-    return Offer(**{**row, "on": date.fromisoformat(row["on"]) if row["on"] else None})
+    plain: dict[str, Any] = {**row, "on": date.fromisoformat(row["on"]) if row["on"] else None}
+    return Offer(**plain)

@@ -86,9 +86,9 @@ class Driver:
     """Turns one `ChatRequest` into events.
 
     Subclasses set `info` and write `events`; those with asynchronous I/O of their own write `aevents` too. Promises
-    (the contract suite in `slmclient.testing` holds them to it): Start first; text deltas concatenate to the reply; exactly
-    one Finish, at most one Usage; only `SLMError` leaves; nothing is retried; closing the generator stops the work;
-    `request.cancellation` ends it from any thread, with ``Finish("cancelled")``; construction does no I/O.
+    (the contract suite in `slmclient.testing` holds them to it): Start first; text deltas concatenate to the reply;
+    exactly one Finish, at most one Usage; only `SLMError` leaves; nothing is retried; closing the generator stops the
+    work; `request.cancellation` ends it from any thread, with ``Finish("cancelled")``; construction does no I/O.
     """
 
     info: ClassVar[DriverInfo]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from slmclient.errors import ConfigurationError
 
@@ -58,7 +58,8 @@ def _header(reader: _Reader) -> GgufHeader:
     if keys > _MOST_KEYS:
         raise ValueError("too many keys")
     values = {reader.string(): reader.value(reader.scalar(4)) for _ in range(keys)}
-    tokens, kinds = values.get("tokenizer.ggml.tokens") or [], values.get("tokenizer.ggml.token_type") or []
+    tokens = cast("list[str]", values.get("tokenizer.ggml.tokens") or [])
+    kinds = cast("list[int]", values.get("tokenizer.ggml.token_type") or [])
     context = values.get(f"{values.get('general.architecture')}.context_length")
     return GgufHeader(
         name=values.get("general.name"),

@@ -51,8 +51,8 @@ class GitHubDriver(HttpDriver):
         """Yield the commands of one chat call; without a base_url there is nowhere to go."""
         if not self.base_url:
             raise ProviderRetiredError(
-                f"GitHub Models was switched off on {RETIRED_ON}. Set SLM_PROVIDER to another provider, such as local (no "
-                "key) or azure; or set base_url to a server that still speaks its API.",
+                f"GitHub Models was switched off on {RETIRED_ON}. Set SLM_PROVIDER to another provider, such as local "
+                "(no key) or azure; or set base_url to a server that still speaks its API.",
                 provider=self.name,
                 retired_on=RETIRED_ON,
                 replacement="Azure AI Foundry",

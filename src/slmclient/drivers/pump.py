@@ -1,110 +1,51 @@
-"""The two pumps that drive an `HttpDriver.flow`: all HTTP I/O, for threads and for asyncio. The only home of httpx2.
+"""The two pumps that drive an `HttpDriver.flow`, for threads and for asyncio.
 
 Each call has a connection of its own, taken from a free list and given back when its answer was read whole: so `cancel`
-can shut down just that socket from any thread, and asyncio calls do not queue for one pool's lock. Redirects are not
-followed, the environment is not read, loopback bypasses proxies. Keys are opened here, on their way out. Failures leave
-without the traceback of what lies below, which holds requests.
+can shut down just that socket, and asyncio calls do not queue for one pool's lock. Failures leave without the traceback
+of what lies below, whose frames hold requests and bodies.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import suppress
 from typing import Any, cast
-
-import httpx2
 
 from slmclient.chat import ChatRequest, Event, Finish
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.http import READ, HttpRequest, HttpResponse, Steps
-from slmclient.errors import (
-    APIConnectionError,
-    APITimeoutError,
-    AuthenticationError,
-    ConfigurationError,
-    ResponseFormatError,
-    SLMError,
-)
-from slmclient.hosts import is_loopback
+from slmclient.drivers.http import READ, HttpRequest, Steps
+from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
+from slmclient.errors import SLMError
 
-CONNECT_TIMEOUT = 5.0
 _IDLE_LINES = 16
-_KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
 
 
-class _Common:
-    """What both pumps know: where to, through what, with which key."""
+def bare(error: SLMError) -> SLMError:
+    """Return the error without traceback, cause and context: their frames may hold keys and bodies."""
+    error.__cause__ = None
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+class _Pump:
+    """What both pumps share: the free list."""
 
     def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...]) -> None:
-        self._config = config
-        self._key_headers = key_headers
-        self._closed = False
-        self._tls: ssl.SSLContext | None = None
+        self._provider = config.provider
+        self._route = Route(config, key_headers)
         self._lock = threading.Lock()
         self._idle: list[Any] = []
+        self._closed = False
 
-    @property
-    def renewable(self) -> bool:
-        """Whether opening the key may take its time."""
-        return self._config.api_key is not None and self._config.api_key.renewable
-
-    def transport_settings(self, url: str) -> dict[str, Any]:
-        """Return what a transport is made with."""
-        target = httpx2.URL(url)
-        with self._lock:
-            if self._tls is None:
-                self._tls = _tls_context(self._config.verify) if target.scheme == "https" else _no_tls()
-        settings: dict[str, Any] = {
-            "verify": self._tls,
-            "trust_env": False,
-            "limits": httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEPT_ALIVE),
-        }
-        if self._config.proxy is not None and not is_loopback(target.host):
-            settings["proxy"] = httpx2.Proxy(self._config.proxy.open())
-        return settings
-
-    def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
-        """Return the request with its key."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": "slmclient", **asked.headers}
-        if self._config.api_key is not None:
-            try:
-                key = self._config.api_key.open()
-            except SLMError:
-                raise
-            except Exception as error:  # a user's token provider may raise anything
-                raise AuthenticationError(
-                    f"The function given as api_key failed: {type(error).__name__}.", provider=self._config.provider
-                ) from None
-            headers.update({name: form.format(key=key) for name, form in self._key_headers})
-        headers.update({name: secret.open() for name, secret in self._config.headers.items()})
-        silence = max(0.001, min(asked.timeout, request.remaining()))
-        timeout = {"connect": min(CONNECT_TIMEOUT, silence), "read": silence, "write": silence, "pool": silence}
-        return httpx2.Request(
-            asked.method,
-            asked.url,
-            headers=headers,
-            content=asked.content,
-            extensions={"timeout": timeout, "trace": trace},
-        )
-
-    def line(self, kind: type[Any], url: str) -> Any:
+    def line(self, kind: type[Line], url: str) -> Any:
         """Return an idle connection, or a new one."""
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        try:
-            return kind(self.transport_settings(url))
-        except (OSError, ValueError, TypeError, ImportError) as error:  # a missing bundle, a bad proxy URL, no socksio
-            raise ConfigurationError(
-                f"verify or proxy cannot be used: {type(error).__name__} (a missing certificate file, or a proxy URL "
-                "that is none; a SOCKS proxy needs: pip install socksio).",
-                provider=self._config.provider,
-            ) from None
+        return self._route.new_line(kind, url)
 
-    def give_back(self, line: _Line) -> bool:
+    def give_back(self, line: Line) -> bool:
         """Keep the connection for another call; False if it must be closed instead."""
         if line.cancelled or not line.used_up:
             return False
@@ -123,7 +64,7 @@ class _Common:
 
     def too_late(self, request: ChatRequest) -> SLMError | None:
         """Return the error for a call whose time is over."""
-        return deadline_passed(self._config.provider) if request.remaining() <= 0 else None
+        return deadline_passed(self._provider) if request.remaining() <= 0 else None
 
     def next_step(self, steps: Steps, result: Any, failure: SLMError | None, request: ChatRequest) -> Any:
         """Return the flow's next command, after the result of the last one."""
@@ -131,121 +72,19 @@ class _Common:
             raise _Cancelled
         return steps.send(result) if failure is None else steps.throw(bare(failure))
 
-    def failure(self, error: Exception, url: str, request: ChatRequest) -> SLMError:
-        """Return the error that callers see for one of the HTTP library's."""
-        provider, host = self._config.provider, httpx2.URL(url).netloc.decode()
-        if isinstance(error, SLMError):
-            return error
-        if isinstance(error, httpx2.TimeoutException):
-            if request.remaining() <= 0.01:
-                return deadline_passed(provider)
-            if isinstance(error, httpx2.ConnectTimeout):
-                said = f"{provider} did not accept a connection within {CONNECT_TIMEOUT:g} s ({host})."
-            else:
-                said = f"{provider} was silent for timeout={request.timeout:g} s ({host})."
-            return APITimeoutError(f"{said} Raise timeout=, or check the server.", provider=provider)
-        if isinstance(error, httpx2.DecodingError):
-            return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
-        hint = " Is the server running?" if is_loopback(httpx2.URL(url).host) else " Check the network and base_url."
-        reason = str(error) or type(error).__name__
-        return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}.{hint}", provider=provider)
-
-
-def deadline_passed(provider: str) -> APITimeoutError:
-    """Return the error for a call that was not answered by its deadline."""
-    return APITimeoutError(f"{provider} had not answered by the deadline. Raise deadline=.", provider=provider)
-
-
-def bare(error: SLMError) -> SLMError:
-    """Return the error without traceback, cause and context: their frames may hold keys and bodies."""
-    error.__cause__ = None
-    error.__context__ = None
-    return error.with_traceback(None)
-
-
-def _tls_context(verify: bool | str | ssl.SSLContext) -> ssl.SSLContext:
-    if isinstance(verify, ssl.SSLContext):
-        return verify
-    if isinstance(verify, str):
-        return ssl.create_default_context(cafile=verify)
-    return httpx2.create_ssl_context(verify=verify, trust_env=False)
-
-
-def _no_tls() -> ssl.SSLContext:
-    return httpx2.create_ssl_context(verify=False, trust_env=False)
-
-
-def _response(answer: httpx2.Response) -> HttpResponse:
-    return HttpResponse(answer.status_code, {name.lower(): value for name, value in answer.headers.items()})
-
-
-class _Line:
-    """One connection and the call on it: what is alike for threads and asyncio."""
-
-    def __init__(self) -> None:
-        self._socket: Any = None
-        self.cancelled = False
-        self.response: httpx2.Response | None = None
-        self.url = ""
-        self.used_up = True
-
-    def note_socket(self, event: str, info: dict[str, Any]) -> None:
-        """Remember the socket that the HTTP library opens, for `shut`."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self.cancelled:
-                self.shut()
-
-    def shut(self) -> None:
-        """Shut the socket down, from any thread: whoever reads from it gets its end at once."""
-        self.cancelled = True
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.shutdown(2)  # both ways; asyncio's and ssl's sockets take the number
-
 
 class _Cancelled(Exception):
     """The call was cancelled: its pump stops here."""
 
 
-class _SyncLine(_Line):
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self._transport = httpx2.HTTPTransport(**settings)
-        self._pieces: Any = None
-
-    def send(self, outgoing: httpx2.Request) -> HttpResponse:
-        self.finish()
-        self.used_up = False
-        self.response = self._transport.handle_request(outgoing)
-        self._pieces = self.response.iter_bytes()
-        return _response(self.response)
-
-    def read(self) -> bytes:
-        piece = cast(bytes, next(self._pieces, b""))
-        self.used_up = not piece
-        return piece
-
-    def finish(self) -> None:
-        if self.response is not None:
-            response, self.response = self.response, None
-            response.close()
-
-    def close(self) -> None:
-        with suppress(Exception):
-            self.finish()
-        with suppress(Exception):
-            self._transport.close()
-
-
-class SyncPump(_Common):
+class SyncPump(_Pump):
     """Drives flows on the caller's thread."""
 
-    _idle: list[_SyncLine]
+    _idle: list[SyncLine]
 
     def run(self, steps: Steps, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
-        line: _SyncLine | None = None
+        line: Any = None
         forget: Callable[[], None] | None = None
         failure: SLMError | None = None
         finished = False
@@ -253,13 +92,13 @@ class SyncPump(_Common):
             step = next(steps)
             while True:
                 if isinstance(step, list):
-                    for event in step:
+                    for event in cast("list[Event]", step):
                         finished = finished or isinstance(event, Finish)
                         yield event
                     step = next(steps)
                     continue
                 if line is None:
-                    line = self.line(_SyncLine, cast(HttpRequest, step).url)
+                    line = self.line(SyncLine, cast(HttpRequest, step).url)
                     forget = request.cancellation.on_cancel(line.shut)
                 step = self._advance(steps, step, line, request)
         except (StopIteration, _Cancelled):
@@ -277,7 +116,7 @@ class SyncPump(_Common):
         elif failure is not None:
             raise failure
 
-    def _advance(self, steps: Steps, step: Any, line: _SyncLine, request: ChatRequest) -> Any:
+    def _advance(self, steps: Steps, step: Any, line: SyncLine, request: ChatRequest) -> Any:
         """Do one command and return the next."""
         result: Any = b""
         failure = self.too_late(request)
@@ -287,9 +126,9 @@ class SyncPump(_Common):
                     result = line.read()
                 else:
                     line.url = step.url
-                    result = line.send(self.outgoing(step, request, line.note_socket))
+                    result = line.send(self._route.outgoing(step, request, line.note_socket))
             except Exception as error:
-                failure = self.failure(error, line.url, request)
+                failure = self._route.failure(error, line.url, request)
         return self.next_step(steps, result, failure, request)
 
     def close(self) -> None:
@@ -298,47 +137,14 @@ class SyncPump(_Common):
             line.close()
 
 
-class _AsyncLine(_Line):
-    def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__()
-        self._transport = httpx2.AsyncHTTPTransport(**settings)
-        self._pieces: Any = None
-
-    async def send(self, outgoing: httpx2.Request) -> HttpResponse:
-        await self.finish()
-        self.used_up = False
-        self.response = await self._transport.handle_async_request(outgoing)
-        self._pieces = self.response.aiter_bytes()
-        return _response(self.response)
-
-    async def read(self) -> bytes:
-        piece = cast(bytes, await anext(self._pieces, b""))
-        self.used_up = not piece
-        return piece
-
-    async def finish(self) -> None:
-        if self.response is not None:
-            response, self.response = self.response, None
-            await response.aclose()
-
-    async def close(self) -> None:
-        with suppress(Exception):
-            await self.finish()
-        with suppress(Exception):
-            await self._transport.aclose()
-
-    async def note(self, event: str, info: dict[str, Any]) -> None:
-        self.note_socket(event, info)
-
-
-class AsyncPump(_Common):
+class AsyncPump(_Pump):
     """Drives flows in one asyncio loop."""
 
-    _idle: list[_AsyncLine]
+    _idle: list[AsyncLine]
 
     async def run(self, steps: Steps, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
-        line: _AsyncLine | None = None
+        line: Any = None
         forget: Callable[[], None] | None = None
         failure: SLMError | None = None
         finished = False
@@ -346,13 +152,13 @@ class AsyncPump(_Common):
             step = next(steps)
             while True:
                 if isinstance(step, list):
-                    for event in step:
+                    for event in cast("list[Event]", step):
                         finished = finished or isinstance(event, Finish)
                         yield event
                     step = next(steps)
                     continue
                 if line is None:
-                    line = self.line(_AsyncLine, cast(HttpRequest, step).url)
+                    line = self.line(AsyncLine, cast(HttpRequest, step).url)
                     forget = request.cancellation.on_cancel(line.shut)
                 step = await self._advance(steps, step, line, request)
         except (_Done, StopIteration, _Cancelled):
@@ -370,7 +176,7 @@ class AsyncPump(_Common):
         elif failure is not None:
             raise failure
 
-    async def _advance(self, steps: Steps, step: Any, line: _AsyncLine, request: ChatRequest) -> Any:
+    async def _advance(self, steps: Steps, step: Any, line: AsyncLine, request: ChatRequest) -> Any:
         """Do one command and return the next."""
         result: Any = b""
         failure = self.too_late(request)
@@ -381,13 +187,13 @@ class AsyncPump(_Common):
                 else:
                     line.url = step.url
                     outgoing = (
-                        await asyncio.to_thread(self.outgoing, step, request, line.note)
-                        if self.renewable
-                        else self.outgoing(step, request, line.note)
+                        await asyncio.to_thread(self._route.outgoing, step, request, line.note)
+                        if self._route.renewable
+                        else self._route.outgoing(step, request, line.note)
                     )
                     result = await line.send(outgoing)
             except Exception as error:
-                failure = self.failure(error, line.url, request)
+                failure = self._route.failure(error, line.url, request)
         try:
             return self.next_step(steps, result, failure, request)
         except StopIteration:  # which no coroutine may raise

@@ -56,6 +56,7 @@ _HINTS: dict[type[errors.SLMError], str] = {
 _REQUEST_ID_HEADERS = ("x-request-id", "apim-request-id", "x-ms-request-id", "nvcf-reqid", "x-github-request-id")
 _DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)\b")
 _LONGEST_MESSAGE = 300
+_MOST_PARTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +106,16 @@ class _Shape:
 
     @property
     def code(self) -> str | None:
-        return self.codes[0] if self.codes else None
+        """The most telling code: a word before a number, which mostly repeats the status."""
+        return next((code for code in self.codes if not code.isdigit()), self.codes[0] if self.codes else None)
 
     @classmethod
     def of(cls, payload: Any) -> _Shape:
         if isinstance(payload, list) and payload:
             payload = cast("list[Any]", payload)[0]
         if not isinstance(payload, Mapping):
-            return cls("" if payload is None or "<html" in str(payload).lower() else str(payload), ())
+            text = "" if payload is None else " ".join(str(cast(object, payload)).split())
+            return cls("" if "<html" in text.lower() else text, ())
         outer = cast("Mapping[str, Any]", payload)
         inner = outer.get("error")
         if isinstance(inner, str):  # {"error": "text"}
@@ -133,11 +136,12 @@ class _Shape:
 
 def _as_line(message: Any) -> str:
     if isinstance(message, list):  # FastAPI: [{"loc": […], "msg": …}]
-        parts = [part for part in cast("list[Any]", message) if isinstance(part, Mapping)]
-        return "; ".join(
-            f"{'.'.join(str(step) for step in part.get('loc') or ())}: {part.get('msg', '')}"
-            for part in cast("list[Mapping[str, Any]]", parts)
-        )
+        return "; ".join(_as_line(part) for part in cast("list[Any]", message)[:_MOST_PARTS])
+    if isinstance(message, Mapping):
+        part = cast("Mapping[str, Any]", message)
+        where = ".".join(str(step) for step in part.get("loc") or ())
+        said = part.get("msg") or part.get("message") or part.get("input") or part.get("value") or ""
+        return f"{where}: {said}" if where else str(said)
     return " ".join(str(message).split())
 
 
@@ -186,14 +190,17 @@ def _sentence(
     pattern: FaultPattern | None,
     retirement: Mapping[str, Any],
 ) -> str:
-    who = f"{origin.provider} ({origin.model})" if origin.model else origin.provider
+    known = catalogue.find(origin.model) if origin.model else None
+    other = f", that is {known.name}" if known and known.name != origin.model else ""
+    who = f"{origin.provider} ({origin.model}{other})" if origin.model else origin.provider
     what = "an error inside the stream" if status == 200 else f"HTTP {status}"
+    code = "" if shape.code in (None, str(status)) else f", {shape.code}"
     said = shape.message
     for redaction in origin.dialect.redactions:
         said = re.sub(redaction, "***", said)
     if len(said) > _LONGEST_MESSAGE:
         said = said[:_LONGEST_MESSAGE] + "…"
-    sentence = f"{who} answered {what}{f', {shape.code}' if shape.code else ''}{f': {said}' if said else ''}"
+    sentence = f"{who} answered {what}{code}{f': {said}' if said else ''}"
     hints = [pattern.hint if pattern else _HINTS.get(kind, "")]
     if 300 <= status < 400:
         hints.append("Redirects are not followed: set base_url to where the service really is.")

@@ -1,0 +1,231 @@
+"""Connections: all that touches the HTTP library. The only home of httpx2.
+
+A line is one connection with one call on it, so that a call can be cancelled by shutting down just its socket, from any
+thread. Redirects are not followed, the environment is not read, loopback bypasses proxies. Keys are opened here, on
+their way out.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+import httpx2
+
+from slmclient.chat import ChatRequest
+from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.http import HttpRequest, HttpResponse
+from slmclient.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    ConfigurationError,
+    ResponseFormatError,
+    SLMError,
+)
+from slmclient.hosts import is_loopback
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds to connect, at most."""
+
+_KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
+_L = TypeVar("_L", bound="Line")
+
+
+class Route:
+    """Where requests go, through what, and with which key."""
+
+    def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...]) -> None:
+        self._config = config
+        self._key_headers = key_headers
+        self._tls: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def renewable(self) -> bool:
+        """Whether opening the key may take its time."""
+        return self._config.api_key is not None and self._config.api_key.renewable
+
+    def new_line(self, kind: type[_L], url: str) -> _L:
+        """Return a new connection, which opens with its first request.
+
+        Raises:
+            ConfigurationError: ``verify`` or ``proxy`` cannot be used.
+        """
+        try:
+            return kind(self._transport_settings(url))
+        except (OSError, ValueError, TypeError, ImportError) as error:  # a missing bundle, a bad proxy URL, no socksio
+            raise ConfigurationError(
+                f"verify or proxy cannot be used: {type(error).__name__} (a missing certificate file, or a proxy URL "
+                "that is none; a SOCKS proxy needs: pip install socksio).",
+                provider=self._config.provider,
+            ) from None
+
+    def _transport_settings(self, url: str) -> dict[str, Any]:
+        target = httpx2.URL(url)
+        with self._lock:
+            if self._tls is None:
+                self._tls = _tls_context(self._config.verify) if target.scheme == "https" else _no_tls()
+        settings: dict[str, Any] = {
+            "verify": self._tls,
+            "trust_env": False,
+            "limits": httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEPT_ALIVE),
+        }
+        if self._config.proxy is not None and not is_loopback(target.host):
+            settings["proxy"] = httpx2.Proxy(self._config.proxy.open())
+        return settings
+
+    def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
+        """Return the request with its key."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": "slmclient", **asked.headers}
+        if self._config.api_key is not None:
+            try:
+                key = self._config.api_key.open()
+            except SLMError:
+                raise
+            except Exception as error:  # a user's token provider may raise anything
+                raise AuthenticationError(
+                    f"The function given as api_key failed: {type(error).__name__}.", provider=self._config.provider
+                ) from None
+            headers.update({name: form.format(key=key) for name, form in self._key_headers})
+        headers.update({name: secret.open() for name, secret in self._config.headers.items()})
+        silence = max(0.001, min(asked.timeout, request.remaining()))
+        timeout = {"connect": min(CONNECT_TIMEOUT, silence), "read": silence, "write": silence, "pool": silence}
+        return httpx2.Request(
+            asked.method,
+            asked.url,
+            headers=headers,
+            content=asked.content,
+            extensions={"timeout": timeout, "trace": trace},
+        )
+
+    def failure(self, error: Exception, url: str, request: ChatRequest) -> SLMError:
+        """Return the error that callers see for one of the HTTP library's."""
+        provider, host = self._config.provider, httpx2.URL(url).netloc.decode()
+        if isinstance(error, SLMError):
+            return error
+        if isinstance(error, httpx2.TimeoutException):
+            if request.remaining() <= 0.01:
+                return deadline_passed(provider)
+            if isinstance(error, httpx2.ConnectTimeout):
+                said = f"{provider} did not accept a connection within {CONNECT_TIMEOUT:g} s ({host})."
+            else:
+                said = f"{provider} was silent for timeout={request.timeout:g} s ({host})."
+            return APITimeoutError(f"{said} Raise timeout=, or check the server.", provider=provider)
+        if isinstance(error, httpx2.DecodingError):
+            return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
+        hint = " Is the server running?" if is_loopback(httpx2.URL(url).host) else " Check the network and base_url."
+        reason = str(error) or type(error).__name__
+        return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}.{hint}", provider=provider)
+
+
+def deadline_passed(provider: str) -> APITimeoutError:
+    """Return the error for a call that was not answered by its deadline."""
+    return APITimeoutError(f"{provider} had not answered by the deadline. Raise deadline=.", provider=provider)
+
+
+def _tls_context(verify: bool | str | ssl.SSLContext) -> ssl.SSLContext:
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    if isinstance(verify, str):
+        return ssl.create_default_context(cafile=verify)
+    return httpx2.create_ssl_context(verify=verify, trust_env=False)
+
+
+def _no_tls() -> ssl.SSLContext:
+    return httpx2.create_ssl_context(verify=False, trust_env=False)
+
+
+def _response(answer: httpx2.Response) -> HttpResponse:
+    return HttpResponse(answer.status_code, {name.lower(): value for name, value in answer.headers.items()})
+
+
+class Line:
+    """One connection and the call on it: what is alike for threads and asyncio."""
+
+    def __init__(self, _settings: dict[str, Any]) -> None:
+        self._socket: Any = None
+        self.cancelled = False
+        self.response: httpx2.Response | None = None
+        self.url = ""
+        self.used_up = True
+
+    def note_socket(self, event: str, info: dict[str, Any]) -> None:
+        """Remember the socket that the HTTP library opens, for `shut`."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self.cancelled:
+                self.shut()
+
+    def shut(self) -> None:
+        """Shut the socket down, from any thread: whoever reads from it gets its end at once."""
+        self.cancelled = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(2)  # both ways; asyncio's and ssl's sockets take the number
+
+
+class SyncLine(Line):
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self._transport = httpx2.HTTPTransport(**settings)
+        self._pieces: Any = None
+
+    def send(self, outgoing: httpx2.Request) -> HttpResponse:
+        self.finish()
+        self.used_up = False
+        self.response = self._transport.handle_request(outgoing)
+        self._pieces = self.response.iter_bytes()
+        return _response(self.response)
+
+    def read(self) -> bytes:
+        piece = cast(bytes, next(self._pieces, b""))
+        self.used_up = not piece
+        return piece
+
+    def finish(self) -> None:
+        if self.response is not None:
+            response, self.response = self.response, None
+            response.close()
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self.finish()
+        with suppress(Exception):
+            self._transport.close()
+
+
+class AsyncLine(Line):
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self._transport = httpx2.AsyncHTTPTransport(**settings)
+        self._pieces: Any = None
+
+    async def send(self, outgoing: httpx2.Request) -> HttpResponse:
+        await self.finish()
+        self.used_up = False
+        self.response = await self._transport.handle_async_request(outgoing)
+        self._pieces = self.response.aiter_bytes()
+        return _response(self.response)
+
+    async def read(self) -> bytes:
+        piece = cast(bytes, await anext(self._pieces, b""))
+        self.used_up = not piece
+        return piece
+
+    async def finish(self) -> None:
+        if self.response is not None:
+            response, self.response = self.response, None
+            await response.aclose()
+
+    async def close(self) -> None:
+        with suppress(Exception):
+            await self.finish()
+        with suppress(Exception):
+            await self._transport.aclose()
+
+    async def note(self, event: str, info: dict[str, Any]) -> None:
+        self.note_socket(event, info)
