@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +120,8 @@ class Cancellation:
 
     async def async_sleep(self, seconds: float) -> None:
         """`sleep` for asyncio."""
+        import asyncio  # here and elsewhere only where it runs already: its import is a third of what ours costs
+
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
 

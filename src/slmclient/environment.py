@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +50,8 @@ class Environment:
 
     def proxy_for(self, url: str) -> str | None:
         """Return the proxy that the process environment names for a URL, if any (HTTPS_PROXY, NO_PROXY and so on)."""
+        import urllib.request  # 5 ms, and only hosted drivers need it
+
         parts = urlsplit(url)
         bypass: Any = vars(urllib.request)["proxy_bypass_environment"]  # typeshed has it for some systems only
         if bypass(parts.netloc):

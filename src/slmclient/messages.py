@@ -168,7 +168,9 @@ def _content_from_openai(content: Any) -> str | tuple[Text | Image, ...]:
     if isinstance(content, str):
         return content
     if not isinstance(content, Iterable) or isinstance(content, (bytes, Mapping)):
-        raise BadRequestError(f"A message's content is a str or a list of parts, not {type(content).__name__}.")
+        raise BadRequestError(
+            f"A message's content is a str or a list of parts, not {type(cast(object, content)).__name__}."
+        )
     return tuple(_part_from_openai(part) for part in cast("Iterable[Any]", content))
 
 

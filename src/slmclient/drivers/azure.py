@@ -118,7 +118,7 @@ class AzureDriver(HttpDriver):
                 f"{', '.join(self.info.url_variables)}, such as https://RESOURCE.openai.azure.com/openai/v1",
                 provider=self.name,
             )
-        self.shape, self.base_url, version = endpoint(self.base_url)
+        self.shape, self.base_url, version = endpoint(self.config.base_url or "")
         self.dialect_here = self._dialect(SHAPES[self.shape], self.own.get("api_version") or version)
 
     def _dialect(self, dialect: Dialect, version: str | None) -> Dialect:

@@ -6,7 +6,6 @@ before any I/O. A driver that only has a plain generator (`events`) is complete:
 
 from __future__ import annotations
 
-import asyncio
 import warnings
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -122,6 +121,8 @@ class Driver:
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio. By default `events`, one step at a time on a thread."""
+        import asyncio
+
         events = self.events(request)
         step: asyncio.Future[Event | None] | None = None
         try:

@@ -8,7 +8,6 @@ control back at once.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import queue
 import threading
@@ -16,11 +15,14 @@ import time
 import weakref
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmclient.chat import ChatRequest, Event, Finish
 from slmclient.drivers.base import Driver, DriverConfig
 from slmclient.errors import APITimeoutError, ConfigurationError, EngineError, SLMError
+
+if TYPE_CHECKING:
+    import asyncio
 
 MOST_EVENTS = 1_000_000
 """An answer of more events is cut off: no engine may fill the memory."""
@@ -132,6 +134,8 @@ class EngineDriver(Driver):
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Any] = asyncio.Queue()
         job, forget = self._submit(request, lambda item: _hand_over(loop, inbox, item))
@@ -183,6 +187,8 @@ class EngineDriver(Driver):
 
     async def aclose(self) -> None:
         """`close`, for asyncio."""
+        import asyncio
+
         await asyncio.to_thread(self.close)
 
     # --- the engine's side

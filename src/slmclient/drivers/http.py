@@ -7,13 +7,12 @@ thin pumps (`slmclient.drivers.pump`) drive it, one for threads and one for asyn
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from pydantic_core import from_json
 
@@ -32,6 +31,8 @@ from slmclient.errors import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from slmclient.drivers.pump import AsyncPump, SyncPump
 
 MAX_BODY = 32 * 1024 * 1024
@@ -63,6 +64,8 @@ class Read:
 
 
 READ: Final = Read()
+DRAIN: Final = Read()
+"""The same, after the answer is known: waits only a moment, so that a server which lingers holds up nobody."""
 
 Steps = Generator["HttpRequest | Read | list[Event]", Any, None]
 """What `HttpDriver.flow` returns."""
@@ -78,7 +81,10 @@ class HttpDriver(Driver):
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
         self.own = checked_options(self.config, self.options)
-        self.base_url = (self.config.base_url or self.info.default_base_url or "").rstrip("/")
+        address, _, query = (self.config.base_url or self.info.default_base_url or "").partition("?")
+        self.base_url = address.rstrip("/")
+        self.query = tuple(parse_qsl(query))
+        """What the base URL's own query says; it goes with every request."""
         self._model_served: str | None = None
         self._closed = False
         self._sync: SyncPump | None = None
@@ -98,8 +104,8 @@ class HttpDriver(Driver):
 
     def url(self, path: str) -> str:
         """Return the URL of a path under the base URL."""
-        query = f"?{urlencode(self.speech.query)}" if self.speech.query else ""
-        return f"{self.base_url}{path}{query}"
+        query = urlencode({**dict(self.query), **dict(self.speech.query)})
+        return f"{self.base_url}{path}?{query}" if query else f"{self.base_url}{path}"
 
     def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
         """Return the HTTP request of a chat call."""
@@ -152,6 +158,9 @@ class HttpDriver(Driver):
             if not (done or decoder.finished):
                 raise APIConnectionError(f"{self.name} ended the stream before the answer was complete.")
             yield decoder.end()
+            if not stream.ended:
+                with suppress(SLMError):
+                    yield DRAIN
         except SLMError as error:
             if answered:
                 raise _interrupted(error, self.name, model) from None
@@ -214,6 +223,8 @@ class HttpDriver(Driver):
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio."""
+        import asyncio
+
         self._check_open()
         loop = asyncio.get_running_loop()
         pump = self._async.get(loop)
@@ -237,6 +248,8 @@ class HttpDriver(Driver):
 
     async def aclose(self) -> None:
         """`close`, for asyncio."""
+        import asyncio
+
         self.close()
         pump = self._async.pop(asyncio.get_running_loop(), None)
         if pump is not None:

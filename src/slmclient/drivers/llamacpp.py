@@ -184,7 +184,7 @@ class LlamaCppDriver(EngineDriver):
 
     def _fault(self, frame: Any) -> SLMError:
         code = frame["error"].get("code")
-        origin = faults.Origin(self.name, self._model_name, _DIALECT)
+        origin = faults.Origin(self.name, self._model_name, _DIALECT, hosted=False)
         return faults.fault(origin, code if isinstance(code, int) else 500, {}, frame)
 
     def unload(self) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest, Event, Finish
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.http import READ, HttpRequest, Steps
+from slmclient.drivers.http import DRAIN, HttpRequest, Read, Steps
 from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
 from slmclient.errors import SLMError
 
 _IDLE_LINES = 16
+DRAINING = 0.25
+"""Seconds that an answer's end may lag behind its [DONE]; the connection is closed then, not used again."""
 
 
 def bare(error: SLMError) -> SLMError:
@@ -73,6 +76,10 @@ class _Pump:
         return steps.send(result) if failure is None else steps.throw(bare(failure))
 
 
+def _until(step: Any, request: ChatRequest) -> float:
+    return request.deadline_at if step is not DRAIN else min(request.deadline_at, time.monotonic() + DRAINING)
+
+
 class _Cancelled(Exception):
     """The call was cancelled: its pump stops here."""
 
@@ -122,11 +129,12 @@ class SyncPump(_Pump):
         failure = self.too_late(request)
         if failure is None:
             try:
-                if step is READ:
+                line.until = _until(step, request)
+                if isinstance(step, Read):
                     result = line.read()
                 else:
                     line.url = step.url
-                    result = line.send(self._route.outgoing(step, request, line.note_socket))
+                    result = line.send(self._route.outgoing(step, request, line.note))
             except Exception as error:
                 failure = self._route.failure(error, line.url, request)
         return self.next_step(steps, result, failure, request)
@@ -182,7 +190,8 @@ class AsyncPump(_Pump):
         failure = self.too_late(request)
         if failure is None:
             try:
-                if step is READ:
+                line.until = _until(step, request)
+                if isinstance(step, Read):
                     result = await line.read()
                 else:
                     line.url = step.url

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
 from slmclient.errors import ConfigurationError, UnknownProviderError
 from slmclient.request import unknown_name
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINTS = "slmclient.drivers"
 """Entry-point group of other packages' drivers: name = "module:Class"."""
@@ -56,15 +58,21 @@ ROWS: Mapping[str, Row] = MappingProxyType(
 ALIASES: Mapping[str, str] = MappingProxyType({"nim": "nvidia"})
 
 
+def _plugins() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # asked on a miss only; its import is not free
+
+    return entry_points(group=ENTRY_POINTS)
+
+
 def names() -> tuple[str, ...]:
     """Return the built-in provider names, and those of installed plugins after them."""
-    return (*ROWS, *sorted(point.name for point in entry_points(group=ENTRY_POINTS) if point.name not in ROWS))
+    return (*ROWS, *sorted(point.name for point in _plugins() if point.name not in ROWS))
 
 
 def canonical(name: str) -> str | None:
     """Return the provider that a name or alias means, or None. Plugins are looked at only if no built-in has it."""
     name = ALIASES.get(name, name)
-    if name in ROWS or any(point.name == name for point in entry_points(group=ENTRY_POINTS)):
+    if name in ROWS or any(point.name == name for point in _plugins()):
         return name
     return None
 
@@ -80,13 +88,13 @@ def driver_class(name: str) -> type[Driver]:
         module, _, attribute = ROWS[name].target.partition(":")
         found: Any = getattr(import_module(module), attribute)
         return found  # type: ignore[no-any-return]  # the rows above are ours
-    for point in entry_points(group=ENTRY_POINTS):
+    for point in _plugins():
         if point.name == name:
             return _plugin_class(name, point)
     raise UnknownProviderError(unknown_name("provider", name, names()), provider=name)
 
 
-def _plugin_class(name: str, point: Any) -> type[Driver]:
+def _plugin_class(name: str, point: EntryPoint) -> type[Driver]:
     try:
         found = point.load()
     except Exception as error:  # a plugin may fail in any way at import

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
@@ -80,7 +81,8 @@ class Route:
 
     def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
         """Return the request with its key."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": "slmclient", **asked.headers}
+        headers = {"accept-encoding": "identity", "user-agent": "slmclient"}
+        headers.update({name.lower(): value for name, value in asked.headers.items()})
         if self._config.api_key is not None:
             try:
                 key = self._config.api_key.open()
@@ -90,8 +92,8 @@ class Route:
                 raise AuthenticationError(
                     f"The function given as api_key failed: {type(error).__name__}.", provider=self._config.provider
                 ) from None
-            headers.update({name: form.format(key=key) for name, form in self._key_headers})
-        headers.update({name: secret.open() for name, secret in self._config.headers.items()})
+            headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
+        headers.update({name.lower(): secret.open() for name, secret in self._config.headers.items()})
         silence = max(0.001, min(asked.timeout, request.remaining()))
         timeout = {"connect": min(CONNECT_TIMEOUT, silence), "read": silence, "write": silence, "pool": silence}
         return httpx2.Request(
@@ -151,14 +153,25 @@ class Line:
         self.cancelled = False
         self.response: httpx2.Response | None = None
         self.url = ""
+        self.until = 0.0
+        """When the current read must have ended, on the clock of `time.monotonic`."""
         self.used_up = True
+        """Whether the answer was read to its end: only then can another call use the connection."""
 
-    def note_socket(self, event: str, info: dict[str, Any]) -> None:
-        """Remember the socket that the HTTP library opens, for `shut`."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self.cancelled:
-                self.shut()
+    def note_stream(self, event: str, info: dict[str, Any]) -> Any:
+        """Remember the socket that the HTTP library opens, for `shut`; return its stream, if it was opened just now."""
+        if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            return None
+        stream = info["return_value"]
+        self._socket = stream.get_extra_info("socket")
+        if self.cancelled:
+            self.shut()
+        return stream
+
+    def patience(self, timeout: float | None) -> float:
+        """Return how long one read may take: a call has a deadline, the library one read timeout for a whole body."""
+        left = max(0.001, self.until - time.monotonic())
+        return left if timeout is None else min(timeout, left)
 
     def shut(self) -> None:
         """Shut the socket down, from any thread: whoever reads from it gets its end at once."""
@@ -173,6 +186,17 @@ class SyncLine(Line):
         super().__init__(settings)
         self._transport = httpx2.HTTPTransport(**settings)
         self._pieces: Any = None
+
+    def note(self, event: str, info: dict[str, Any]) -> None:
+        """Have every read of the stream look at the call's deadline."""
+        stream = self.note_stream(event, info)
+        if stream is not None:
+            read = stream.read
+
+            def patient(most: int, timeout: float | None = None) -> bytes:
+                return cast(bytes, read(most, self.patience(timeout)))
+
+            stream.read = patient
 
     def send(self, outgoing: httpx2.Request) -> HttpResponse:
         self.finish()
@@ -204,6 +228,17 @@ class AsyncLine(Line):
         self._transport = httpx2.AsyncHTTPTransport(**settings)
         self._pieces: Any = None
 
+    async def note(self, event: str, info: dict[str, Any]) -> None:
+        """Have every read of the stream look at the call's deadline."""
+        stream = self.note_stream(event, info)
+        if stream is not None:
+            read = stream.read
+
+            async def patient(most: int, timeout: float | None = None) -> bytes:
+                return cast(bytes, await read(most, self.patience(timeout)))
+
+            stream.read = patient
+
     async def send(self, outgoing: httpx2.Request) -> HttpResponse:
         await self.finish()
         self.used_up = False
@@ -226,6 +261,3 @@ class AsyncLine(Line):
             await self.finish()
         with suppress(Exception):
             await self._transport.aclose()
-
-    async def note(self, event: str, info: dict[str, Any]) -> None:
-        self.note_socket(event, info)

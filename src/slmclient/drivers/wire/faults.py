@@ -67,6 +67,8 @@ class Origin:
     model: str | None
     dialect: Dialect
     key_hint: str = ""
+    hosted: bool = True
+    """False for an engine in this process, which has no HTTP statuses but uses their numbers."""
 
 
 def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any) -> errors.SLMError:
@@ -190,10 +192,10 @@ def _sentence(
     pattern: FaultPattern | None,
     retirement: Mapping[str, Any],
 ) -> str:
-    known = catalogue.find(origin.model) if origin.model else None
+    known = catalogue.find(origin.model) if origin.model and origin.hosted else None
     other = f", that is {known.name}" if known and known.name != origin.model else ""
     who = f"{origin.provider} ({origin.model}{other})" if origin.model else origin.provider
-    what = "an error inside the stream" if status == 200 else f"HTTP {status}"
+    what = "an error inside the stream" if status == 200 else f"HTTP {status}" if origin.hosted else "an error"
     code = "" if shape.code in (None, str(status)) else f", {shape.code}"
     said = shape.message
     for redaction in origin.dialect.redactions:
