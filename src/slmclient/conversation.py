@@ -60,6 +60,8 @@ class _Turns:
             raise
 
     def _read(self, path: str | os.PathLike[str]) -> None:
+        if self._messages:
+            raise BadRequestError("A saved conversation has its own system message: load it without system=.")
         file = Path(path)
         try:
             if file.stat().st_size > _LARGEST:

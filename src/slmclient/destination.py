@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from slmclient.drivers.base import DriverInfo
 from slmclient.drivers.secret import Secret
+from slmclient.drivers.wire.faults import NO_KEY
 from slmclient.environment import DEFAULT, DOTENV, KEYWORD, PROCESS, Environment, Found
 from slmclient.errors import ConfigurationError, MissingApiKeyError
 from slmclient.given import Given
@@ -80,7 +81,7 @@ def api_key(
         raise MissingApiKeyError(
             f"{info.name} needs a key and none was found. Looked for: {looked}. {refused}".strip(), provider=info.name
         )
-    return None, f"No key was sent. {refused or f'Looked for: {looked}.'}"
+    return None, f"{NO_KEY} {refused or f'Looked for: {looked}.'}"
 
 
 def _vendor_key(info: DriverInfo, base_url: Found, environment: Environment) -> tuple[Found | None, str]:
@@ -98,7 +99,10 @@ def _vendor_key(info: DriverInfo, base_url: Found, environment: Environment) -> 
                 "where that key goes: put both into the same place."
             )
         elif not (at_vendor or named_by_vendor):
-            refused = f"{name} goes only to {info.title}'s own hosts: for this base_url use api_key= or SLM_API_KEY."
+            hosts = ", ".join(info.vendor_hosts)
+            refused = (
+                f"{name} goes only to its vendor's hosts ({hosts}): for this base_url use api_key= or SLM_API_KEY."
+            )
         else:
             return Found(values[name], origin, name), ""
     return None, refused

@@ -22,20 +22,21 @@ class _Folding:
         for note in notes:
             self._builder.add(note)
         self._over = False
+        self._broken = False
 
     @property
     def reply(self) -> Reply:
         """The reply, once the stream has ended: the same value that `chat` returns.
 
         After `cancel`, or after leaving the ``with`` block early, it is what had come, with finish reason
-        ``cancelled``.
+        ``cancelled``; after an error, the same with ``error``.
 
         Raises:
             SLMError: The stream is still running, or was not started.
         """
         if not self._over:
             raise SLMError("The reply is there when the stream has ended: read it to its end, or cancel() it.")
-        return self._builder.reply(unfinished="cancelled")
+        return self._builder.reply(unfinished="error" if self._broken else "cancelled")
 
     def cancel(self) -> None:
         """Stop the answer, from any thread: the connection or the engine is freed, and iteration ends."""
@@ -52,6 +53,7 @@ class _Folding:
         """Return the error to raise, or None where the call was cancelled."""
         if self._request.cancellation.cancelled:
             return None
+        self._broken = True
         if isinstance(error, StreamInterruptedError) and error.partial is None:
             error.partial = self._builder.reply()
         return error

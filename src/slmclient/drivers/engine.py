@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 import weakref
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ class Job:
         self._deliver = deliver
         self._lock = threading.Lock()
         self._events = 0
-        self._finished = False
+        self.finished = False
+        """Set when Finish was given out."""
         self._ended = False
 
     @property
@@ -63,7 +64,7 @@ class Job:
             return False
         with self._lock:
             if not self._ended:
-                self._finished = self._finished or isinstance(event, Finish)
+                self.finished = self.finished or isinstance(event, Finish)
                 self._deliver(event)
         return True
 
@@ -77,12 +78,12 @@ class Job:
     def cancel(self) -> None:
         """End the call for the caller at once; the engine stops at its next event."""
         with self._lock:
-            if not (self._ended or self._finished):
+            if not (self._ended or self.finished):
                 self._deliver(Finish("cancelled"))
         self.end()
 
 
-class EngineDriver(Driver):
+class EngineDriver(Driver, ABC):
     """A driver whose engine runs in this process. A subclass writes `load`, `generate` and `unload`.
 
     All three are called on the engine's thread only, one at a time.
@@ -213,7 +214,7 @@ class EngineDriver(Driver):
             failure.__cause__ = error
         finally:
             self._running = None
-            late = job.request.remaining() <= 0
+            late = job.request.remaining() <= 0 and not job.finished
             job.end(_too_late(self.name, job) if late else failure)
 
 

@@ -23,6 +23,7 @@ from slmclient.drivers.wire.dialect import Dialect
 from slmclient.drivers.wire.framing import DONE, EventStream
 from slmclient.errors import (
     APIConnectionError,
+    APITimeoutError,
     ConfigurationError,
     ModelNotFoundError,
     ResponseFormatError,
@@ -136,14 +137,20 @@ class HttpDriver(Driver):
             raise self.fault(response, model, (yield from read_body()))
         decoder = chat_completions.ChatDecoder(self.name, model, faults.request_id(response.headers))
         if "text/event-stream" in response.headers.get("content-type", ""):
-            yield from self._streamed(response, model, decoder)
+            yield from self._streamed(request, response, model, decoder)
             return
         payload = _parsed_object((yield from read_body()), self.name)
         if _is_fault(payload):
             raise self.fault(response, model, payload)
         yield decoder.whole(payload)
 
-    def _streamed(self, response: HttpResponse, model: str | None, decoder: chat_completions.ChatDecoder) -> Steps:
+    def _streamed(
+        self,
+        request: ChatRequest,
+        response: HttpResponse,
+        model: str | None,
+        decoder: chat_completions.ChatDecoder,
+    ) -> Steps:
         stream = EventStream()
         answered = done = False
         try:
@@ -162,7 +169,8 @@ class HttpDriver(Driver):
                 with suppress(SLMError):
                     yield DRAIN
         except SLMError as error:
-            if answered:
+            late = isinstance(error, APITimeoutError) and request.remaining() <= 0
+            if answered and not late:
                 raise _interrupted(error, self.name, model) from None
             raise
 

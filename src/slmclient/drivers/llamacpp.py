@@ -23,7 +23,14 @@ from slmclient.drivers.engine import Emit, EngineDriver
 from slmclient.drivers.gguf import GgufHeader, read_header
 from slmclient.drivers.wire import chat_completions, faults
 from slmclient.drivers.wire.dialect import Dialect
-from slmclient.errors import BadRequestError, EngineError, MissingDependencyError, ModelNotFoundError, SLMError
+from slmclient.errors import (
+    BadRequestError,
+    ConfigurationError,
+    EngineError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    SLMError,
+)
 
 CONTEXT = 4096
 """Default of the option n_ctx, where the model was trained with that much (tokens)."""
@@ -33,6 +40,7 @@ MAX_TOKENS = 1024
 
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}  # as the model card of SmolLM2 recommends
 _LARGE_FILE = 1 << 30  # bytes; smaller models are as fast on one thread, and spin less beside other work
+_KNOWN_TEMPLATE = "chatml"
 _BATCH = 256  # a prefill can be left only between batches
 _DIALECT = Dialect(unsupported=frozenset(), spelling={"repetition_penalty": ("repeat_penalty",)})
 
@@ -54,6 +62,14 @@ class LlamaCppDriver(EngineDriver):
         self._own = checked_options(
             self.config, {"n_ctx": int, "n_threads": int, "n_gpu_layers": int, "chat_template": str}
         )
+        template = self._own.get("chat_template", _KNOWN_TEMPLATE)
+        if (
+            template != _KNOWN_TEMPLATE and "{" not in template
+        ):  # llama.cpp would take any other word as the whole prompt
+            raise ConfigurationError(
+                f"{self.name}: chat_template is {_KNOWN_TEMPLATE!r} or the text of a Jinja template, not {template!r}.",
+                provider=self.name,
+            )
         self._server: Any = None
         self._model_name = ""
         self._control: re.Pattern[str] | None = None

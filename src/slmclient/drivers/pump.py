@@ -44,8 +44,10 @@ class _Pump:
     def line(self, kind: type[Line], url: str) -> Any:
         """Return an idle connection, or a new one."""
         with self._lock:
-            if self._idle:
-                return self._idle.pop()
+            while self._idle:
+                idle = self._idle.pop()
+                if not idle.cancelled:  # a cancel() that came as its call ended
+                    return idle
         return self._route.new_line(kind, url)
 
     def give_back(self, line: Line) -> bool:
@@ -55,6 +57,7 @@ class _Pump:
         with self._lock:
             if self._closed or len(self._idle) >= _IDLE_LINES:
                 return False
+            line.kept = True
             self._idle.append(line)
             return True
 
@@ -136,7 +139,7 @@ class SyncPump(_Pump):
                     line.url = step.url
                     result = line.send(self._route.outgoing(step, request, line.note))
             except Exception as error:
-                failure = self._route.failure(error, line.url, request)
+                failure = self._route.failure(error, line, request)
         return self.next_step(steps, result, failure, request)
 
     def close(self) -> None:
@@ -202,7 +205,7 @@ class AsyncPump(_Pump):
                     )
                     result = await line.send(outgoing)
             except Exception as error:
-                failure = self._route.failure(error, line.url, request)
+                failure = self._route.failure(error, line, request)
         try:
             return self.next_step(steps, result, failure, request)
         except StopIteration:  # which no coroutine may raise

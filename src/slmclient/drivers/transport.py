@@ -32,6 +32,8 @@ from slmclient.hosts import is_loopback
 CONNECT_TIMEOUT = 5.0
 """Seconds to connect, at most."""
 
+# A server may close an idle connection at the moment in which a request goes out on it.
+_CLOSED_MEANWHILE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 _KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
 _L = TypeVar("_L", bound="Line")
 
@@ -104,9 +106,10 @@ class Route:
             extensions={"timeout": timeout, "trace": trace},
         )
 
-    def failure(self, error: Exception, url: str, request: ChatRequest) -> SLMError:
+    def failure(self, error: Exception, line: Line, request: ChatRequest) -> SLMError:
         """Return the error that callers see for one of the HTTP library's."""
-        provider, host = self._config.provider, httpx2.URL(url).netloc.decode()
+        provider, target, begun = self._config.provider, httpx2.URL(line.url), line.response is not None
+        host = target.netloc.decode()
         if isinstance(error, SLMError):
             return error
         if isinstance(error, httpx2.TimeoutException):
@@ -117,10 +120,12 @@ class Route:
             else:
                 said = f"{provider} was silent for timeout={request.timeout:g} s ({host})."
             return APITimeoutError(f"{said} Raise timeout=, or check the server.", provider=provider)
+        reason = str(error).rstrip(".") or type(error).__name__
         if isinstance(error, httpx2.DecodingError):
             return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
-        hint = " Is the server running?" if is_loopback(httpx2.URL(url).host) else " Check the network and base_url."
-        reason = str(error) or type(error).__name__
+        if begun:
+            return APIConnectionError(f"The connection of {provider} to {host} broke: {reason}.", provider=provider)
+        hint = " Is the server running?" if is_loopback(target.host) else " Check the network and base_url."
         return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}.{hint}", provider=provider)
 
 
@@ -155,6 +160,8 @@ class Line:
         self.url = ""
         self.until = 0.0
         """When the current read must have ended, on the clock of `time.monotonic`."""
+        self.kept = False
+        """Whether it carried a call before, and was kept for another."""
         self.used_up = True
         """Whether the answer was read to its end: only then can another call use the connection."""
 
@@ -167,6 +174,11 @@ class Line:
         if self.cancelled:
             self.shut()
         return stream
+
+    def went_stale(self) -> bool:
+        """Return whether a failed sending is worth a new connection: this one was idle, and its server closed it."""
+        stale, self.kept = self.kept and not self.cancelled, False
+        return stale
 
     def patience(self, timeout: float | None) -> float:
         """Return how long one read may take: a call has a deadline, the library one read timeout for a whole body."""
@@ -196,12 +208,18 @@ class SyncLine(Line):
             def patient(most: int, timeout: float | None = None) -> bytes:
                 return cast(bytes, read(most, self.patience(timeout)))
 
-            stream.read = patient
+            with suppress(AttributeError):  # should the library ever forbid it, deadlines are only less exact
+                stream.read = patient
 
     def send(self, outgoing: httpx2.Request) -> HttpResponse:
         self.finish()
         self.used_up = False
-        self.response = self._transport.handle_request(outgoing)
+        try:
+            self.response = self._transport.handle_request(outgoing)
+        except _CLOSED_MEANWHILE:
+            if not self.went_stale():
+                raise
+            self.response = self._transport.handle_request(outgoing)
         self._pieces = self.response.iter_bytes()
         return _response(self.response)
 
@@ -237,12 +255,18 @@ class AsyncLine(Line):
             async def patient(most: int, timeout: float | None = None) -> bytes:
                 return cast(bytes, await read(most, self.patience(timeout)))
 
-            stream.read = patient
+            with suppress(AttributeError):
+                stream.read = patient
 
     async def send(self, outgoing: httpx2.Request) -> HttpResponse:
         await self.finish()
         self.used_up = False
-        self.response = await self._transport.handle_async_request(outgoing)
+        try:
+            self.response = await self._transport.handle_async_request(outgoing)
+        except _CLOSED_MEANWHILE:
+            if not self.went_stale():
+                raise
+            self.response = await self._transport.handle_async_request(outgoing)
         self._pieces = self.response.aiter_bytes()
         return _response(self.response)
 

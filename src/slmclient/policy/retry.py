@@ -61,7 +61,11 @@ class RetryDriver(Driver):
         first, rest = retrying(self._first, request, tries)
         with closing(rest):
             yield from _merged(first, tries.notes())
-            yield from rest
+            try:
+                yield from rest
+            except SLMError as error:
+                error.attempts = tries.attempts
+                raise
 
     def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
         began = time.monotonic()
@@ -89,8 +93,12 @@ class RetryDriver(Driver):
         async with aclosing(rest):
             for event in _merged(first, tries.notes()):
                 yield event
-            async for event in rest:
-                yield event
+            try:
+                async for event in rest:
+                    yield event
+            except SLMError as error:
+                error.attempts = tries.attempts
+                raise
 
     async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
         began = time.monotonic()
@@ -144,9 +152,13 @@ class _Tries:
         self.wait = 0.0
         """Seconds to wait, or waited, before the next try."""
 
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        return tuple(self._attempts)
+
     def failed(self, began: float, error: SLMError) -> None:
         self._add(began, error)
-        error.attempts = tuple(self._attempts)
+        error.attempts = self.attempts
 
     def answered(self, began: float) -> None:
         self._add(began, None)

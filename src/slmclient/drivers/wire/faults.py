@@ -55,6 +55,9 @@ _HINTS: dict[type[errors.SLMError], str] = {
 }
 _REQUEST_ID_HEADERS = ("x-request-id", "apim-request-id", "x-ms-request-id", "nvcf-reqid", "x-github-request-id")
 _DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)\b")
+NO_KEY = "No key was sent."
+"""How the key hint begins where there was none to send."""
+
 _LONGEST_MESSAGE = 300
 _MOST_PARTS = 5
 
@@ -203,7 +206,8 @@ def _sentence(
     if len(said) > _LONGEST_MESSAGE:
         said = said[:_LONGEST_MESSAGE] + "…"
     sentence = f"{who} answered {what}{code}{f': {said}' if said else ''}"
-    hints = [pattern.hint if pattern else _HINTS.get(kind, "")]
+    keyless = kind is errors.AuthenticationError and origin.key_hint.startswith(NO_KEY)
+    hints = [pattern.hint if pattern else "" if keyless else _HINTS.get(kind, "")]
     if 300 <= status < 400:
         hints.append("Redirects are not followed: set base_url to where the service really is.")
     if kind is errors.AuthenticationError and origin.key_hint:

@@ -1,0 +1,5 @@
+"""`python -m slmclient.cli` is `slm`."""
+
+from slmclient.cli import main
+
+main()

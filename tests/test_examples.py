@@ -1,0 +1,233 @@
+"""The examples run as a reader would run them: as programs of their own, on real models, by environment alone."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_server import KEY, LlamaServers, RecordingProxy
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TOKYO = "The capital of Japan is Tokyo."
+
+
+def run(program: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / program), *arguments],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **variables},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+
+
+FIVE: dict[str, dict[str, Any]] = {
+    # what its server is, what the environment says, and what has to reach that server
+    "github": {
+        "server": "/inference",
+        "base_url": "/inference",
+        "path": "/inference/chat/completions",
+        "headers": {"authorization": f"Bearer {KEY}", "x-github-api-version": "2022-11-28"},
+        "model": "microsoft/phi-4-mini-instruct",
+    },
+    "azure (v1)": {
+        "server": "/openai",
+        "base_url": "/openai/v1",
+        "path": "/openai/v1/chat/completions",
+        "headers": {"authorization": f"Bearer {KEY}", "api-key": KEY},
+        "model": "Phi-4-mini-instruct",
+    },
+    "azure (models)": {
+        "server": "/models",
+        "base_url": "/models",
+        "path": "/models/chat/completions?api-version=2024-05-01-preview",
+        "headers": {"authorization": f"Bearer {KEY}", "api-key": KEY},
+        "model": "Phi-4-mini-instruct",
+    },
+    "nvidia": {  # a container of one's own is served names as they are written
+        "server": "",
+        "base_url": "/v1",
+        "path": "/v1/chat/completions",
+        "headers": {"authorization": f"Bearer {KEY}"},
+        "model": "phi-4-mini",
+    },
+    "openai": {
+        "server": "",
+        "base_url": "/v1",
+        "path": "/v1/chat/completions",
+        "headers": {"authorization": f"Bearer {KEY}"},
+        "model": "phi-4-mini",
+    },
+}
+
+
+@pytest.mark.parametrize("case", FIVE)
+def test_one_script_gets_its_answer_from_every_hosted_provider(case: str, llama_server: LlamaServers) -> None:
+    provider, expected = case.split()[0], FIVE[case]
+    with RecordingProxy(llama_server(api_prefix=expected["server"]).url) as proxy:
+        done = run(
+            "ask.py",
+            "What is the capital of Japan?",
+            SLM_PROVIDER=provider,
+            SLM_BASE_URL=proxy.url + expected["base_url"],
+            SLM_API_KEY=KEY,
+            SLM_MODEL="phi-4-mini",
+        )
+        requests = proxy.requests
+    assert done.stdout == f"{TOKYO}\n", done.stderr
+    assert f"({provider}, smollm2, " in done.stderr  # what the server calls the model that answered
+    assert [(request.method, request.path) for request in requests] == [("POST", expected["path"])]
+    sent = requests[0]
+    assert expected["headers"].items() <= sent.headers.items()
+    assert ("api-key" in sent.headers) == (provider == "azure")
+    assert sent.json["model"] == expected["model"]
+    assert sent.json["messages"] == [{"role": "user", "content": "What is the capital of Japan?"}]
+    assert sent.json["stream"] is True
+
+
+def ask_with_openai(url: str) -> str:
+    import openai
+
+    with openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="phi-4-mini",
+            messages=[{"role": "user", "content": "What is the capital of Japan?"}],
+            temperature=0,
+            max_tokens=200,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+def ask_with_azure(url: str) -> str:
+    from azure.ai.inference import ChatCompletionsClient
+    from azure.core.credentials import AzureKeyCredential
+
+    with ChatCompletionsClient(f"{url}/models", AzureKeyCredential(KEY)) as client:
+        stream: Any = client.complete(
+            model="Phi-4-mini-instruct",
+            messages=[{"role": "user", "content": "What is the capital of Japan?"}],
+            temperature=0,
+            max_tokens=200,
+            stream=True,
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+SDKS = {"openai": ask_with_openai, "azure (models)": ask_with_azure}
+
+
+@pytest.mark.parametrize("case", SDKS)
+def test_the_vendors_sdk_asks_the_same_and_gets_the_same(case: str, llama_server: LlamaServers) -> None:
+    """The SDKs judge our requests: same path and query, same key headers, same body; and the same text comes back."""
+    with RecordingProxy(llama_server(api_prefix=FIVE[case]["server"]).url) as proxy:
+        theirs_said = SDKS[case](proxy.url)
+        ours_said = run(
+            "ask.py",
+            SLM_PROVIDER=case.split()[0],
+            SLM_BASE_URL=proxy.url + FIVE[case]["base_url"],
+            SLM_API_KEY=KEY,
+            SLM_MODEL="phi-4-mini",
+        ).stdout
+        theirs, ours = proxy.requests
+    assert ours_said == f"{theirs_said}\n" == f"{TOKYO}\n"
+    assert (ours.method, ours.path, ours.json) == (theirs.method, theirs.path, theirs.json)
+    for name in ("authorization", "api-key", "content-type"):
+        assert ours.headers.get(name) == theirs.headers.get(name), name
+
+
+@pytest.mark.usefixtures("weights")
+def test_the_same_script_answers_with_nothing_configured() -> None:
+    done = run("ask.py", "What is the capital of Japan?")
+    assert done.stdout == f"{TOKYO}\n", done.stderr
+    assert "(local, SmolLM2-135M-Instruct-Q4_1, " in done.stderr
+
+
+def test_the_same_script_runs_any_gguf_file(weights: Path) -> None:
+    done = run("ask.py", "What is the capital of Japan?", SLM_PROVIDER="llamacpp", SLM_MODEL=str(weights))
+    assert done.stdout == f"{TOKYO}\n", done.stderr
+    assert "(llamacpp, " in done.stderr
+
+
+def test_the_same_script_says_that_github_models_is_gone() -> None:
+    done = run("ask.py", SLM_PROVIDER="github", GITHUB_TOKEN="ghp_of_the_environment")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "ProviderRetiredError: GitHub Models was switched off on 2026-07-30" in done.stderr
+
+
+@pytest.mark.usefixtures("weights")
+def test_streaming_shows_events_and_is_stopped() -> None:
+    done = run("streaming.py")
+    assert done.returncode == 0, done.stderr
+    assert f"[local answers with SmolLM2-135M-Instruct-Q4_1]\n{TOKYO}\n[finished: stop]" in done.stdout
+    assert re.search(r"\[cancelled after \d+\.\d s; [1-9]\d* characters had come\]\n$", done.stdout)
+
+
+@pytest.mark.usefixtures("weights")
+def test_ten_questions_are_answered_at_once_by_the_embedded_model() -> None:
+    done = run("ten_at_once.py")
+    assert done.returncode == 0, done.stderr
+    assert f"Japan: {TOKYO}" in done.stdout
+    assert "10 answers" in done.stdout
+
+
+def test_ten_questions_are_answered_at_once_by_a_server(llama_server: LlamaServers) -> None:
+    done = run("ten_at_once.py", SLM_BASE_URL=f"{llama_server().url}/v1", SLM_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert f"Japan: {TOKYO}" in done.stdout
+
+
+@pytest.mark.usefixtures("weights")
+def test_the_conversation_goes_on_after_it_was_loaded() -> None:
+    done = run("conversation.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{TOKYO}\nThe capital of Kenya is Nairobi.\n5 messages loaded;")
+
+
+def test_errors_are_explained() -> None:
+    lines = run("errors.py").stdout.splitlines()
+    assert len(lines) == 5
+    assert lines[0].endswith("Did you mean 'azure'? A model's name goes into model=.")
+    assert lines[3] == "a service that was switched off: gone since 2026-07-30; instead: Azure AI Foundry"
+    assert lines[4].startswith("a server that is not there: APIConnectionError after 2 tries: ")
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the plugin of the examples, as a user would, into a folder."""
+    folder = tmp_path_factory.mktemp("plugin")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    subprocess.run([*pip, str(EXAMPLES / "plugin")], check=True, timeout=120)
+    return folder
+
+
+def test_the_plugin_keeps_the_contract(plugin: Path, tmp_path: Path) -> None:
+    """It runs from the installed package, in a folder where its source is not."""
+    test = tmp_path / "test_plugin.py"
+    test.write_bytes((EXAMPLES / "plugin" / "test_slmclient_echo.py").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)],
+        env={**os.environ, "PYTHONPATH": str(plugin)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 40  # type: ignore[index]
+
+
+def test_the_plugin_is_found_by_its_name(plugin: Path) -> None:
+    done = run("ask.py", "Is anybody there?", SLM_PROVIDER="echo", PYTHONPATH=str(plugin))
+    assert done.stdout == "Is anybody there?\n", done.stderr
+    assert "(echo, echo-1, 3 tokens)" in done.stderr
+    assert "echo has no temperature" in done.stderr
+    wrong = run("ask.py", SLM_PROVIDER="echo", SLM_OPTIONS='{"pausse": 1}', PYTHONPATH=str(plugin))
+    assert "ConfigurationError: echo: Unknown option 'pausse'. Did you mean 'pause'?" in wrong.stderr
