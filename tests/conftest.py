@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from llama_server import LlamaServers
 
+from llama_server import LlamaServers
 from slmclient.drivers import fetch, registry
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 
 from llama_server import KEY, LlamaServers
-from slmclient import Reply, catalogue, cli
+from slmclient import PhiClient, Reply, catalogue, cli
+from slmclient.chat import Finish, Note, TextDelta
 from slmclient.cli import ask
+from slmclient.cli.terminal import footer
 from slmclient.drivers import fetch, registry
-from slmclient.errors import BadRequestError
+from slmclient.errors import BadRequestError, RateLimitError
 from slmclient.settings import VARIABLES
+from slmclient.testing import ScriptedDriver
 
 SLM = [sys.executable, "-m", "slmclient.cli"]
 JAPAN = ["--temperature", "0", "What is the capital of Japan?"]
@@ -149,6 +152,17 @@ def test_the_footer_says_that_an_answer_was_cut_off() -> None:
     said = slm("ask", "--max-tokens", "3", STORY)
     assert said.stderr.endswith(" · cut off at the token limit\n")
     assert " · 3 tokens · " in said.stderr
+
+
+def test_the_footer_says_what_was_not_as_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    driver = ScriptedDriver(
+        RateLimitError("busy", retry_after=0), [TextDelta("No."), Note("dropped", "seed"), Finish("content_filter")]
+    )
+    footer(PhiClient(driver=driver).chat("Why?"))
+    assert re.fullmatch(
+        r"scripted · script · about 1 token · \d+\.\d s · stopped by the content filter · 2 tries · left out: seed\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_the_same_command_asks_a_server_that_the_environment_names(llama_server: LlamaServers) -> None:
@@ -310,6 +324,11 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._screen, text.encode())
 
+    def interrupt(self) -> None:
+        """Press Ctrl-C at a prompt, as late as a person does: readline misses a signal just before it waits for keys."""
+        time.sleep(1)
+        self.type("\x03")
+
     def until(self, pattern: str) -> str:
         """Return what is shown up to the pattern's end, and forget it."""
         found = self._read(lambda: re.search(pattern, self.shown, re.DOTALL))
@@ -365,9 +384,9 @@ def test_ctrl_c_in_a_chat_stops_the_answer_and_not_the_chat(terminal: Callable[.
     assert "Tokyo" in chat.until(r"tokens · [\d.]+ s.*> ")
     chat.type("half a line")
     chat.until("half a line")
-    chat.type("\x03")
+    chat.interrupt()
     chat.until("> ")
-    chat.type("\x03")
+    chat.interrupt()
     assert chat.end() == 0
     assert "Traceback" not in chat.shown
 
@@ -405,6 +424,25 @@ def test_a_terminal_gets_no_control_characters_of_a_model(terminal: Callable[...
     assert shown.shown == "a[31m2Jb\tc\r\n"
     piped = subprocess.run([sys.executable, "-c", write], capture_output=True, env=environment({}), check=True)
     assert piped.stdout == "a\x1b[31m\x07\x9b2J\rb\tc\n".encode()
+
+
+@posix
+def test_a_terminal_shows_dimmed_what_the_model_thinks(terminal: Callable[..., Terminal]) -> None:
+    show = """
+from slmclient import PhiClient
+from slmclient.chat import ReasoningDelta, TextDelta
+from slmclient.cli.terminal import Answer
+from slmclient.testing import ScriptedDriver
+driver = ScriptedDriver([ReasoningDelta("Let me "), ReasoningDelta("see."), TextDelta("Four.")])
+with PhiClient(driver=driver).stream("2 + 2?") as stream:
+    Answer().show(stream, quiet=False)
+"""
+    command = [sys.executable, "-c", show]
+    shown = terminal(command=command)
+    shown.end()
+    assert shown.shown == "\x1b[2mLet me \x1b[0m\x1b[2msee.\x1b[0m\r\nFour.\r\n"
+    piped = subprocess.run(command, capture_output=True, env=environment({}), check=True)
+    assert (piped.stdout, piped.stderr) == (b"Four.\n", b"")
 
 
 # --- chat from a pipe
@@ -668,6 +706,12 @@ def test_doctor_opens_no_socket() -> None:
 def test_every_command_is_listed_and_has_its_help(command: str) -> None:
     assert re.search(rf"^  {command} +[A-Z].*\.$", slm("--help").stdout, re.MULTILINE)
     assert f"Usage: slm {command}" in slm(command, "-h").stdout
+
+
+def test_the_docs_have_every_option_of_ask() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "cli.md").read_text("utf-8")
+    listed = set(re.findall(r"--[a-z-]+", "".join(re.findall(r"^\| .*`-.*$", page, re.MULTILINE))))
+    assert listed - {"--provider"} == set(re.findall(r"--[a-z-]+", slm("ask", "-h").stdout)) - {"--help", "--provider"}
 
 
 def test_version() -> None:

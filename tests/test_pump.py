@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import os
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -590,7 +590,7 @@ def unreachable() -> Iterator[str]:
             each.close()
 
 
-@pytest.mark.skipif(os.uname().sysname != "Linux" if hasattr(os, "uname") else True, reason="needs Linux's full queue")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a queue that is full, as Linux has it")
 def test_a_call_is_cancelled_while_connecting(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """A system call that connects cannot be interrupted: it ends by its own short timeout."""
     monkeypatch.setattr(transport, "CONNECT_TIMEOUT", 0.8)
@@ -688,20 +688,20 @@ def test_a_server_that_is_silent_longer_than_the_deadline_ends_by_it(way: Way) -
 
 
 @pytest.mark.parametrize(
-    ("head", "drop", "kind"),
+    ("head", "drop"),
     [
-        (b"", b"x", APITimeoutError),
-        (b"HTTP/1.1 200 X\r\nX: ", b"x", APITimeoutError),
-        (b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n", b" ", APITimeoutError),
-        (b"HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n", b" ", APITimeoutError),
-        (STREAM, framed(b": keep-alive\n\n"), APITimeoutError),
-        (STREAM, framed(b'data: {"choices": []}\n\n'), APITimeoutError),
-        (STREAM, piece("x"), StreamInterruptedError),
+        (b"", b"x"),
+        (b"HTTP/1.1 200 X\r\nX: ", b"x"),
+        (b"HTTP/1.1 200 X\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n", b" "),
+        (b"HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n", b" "),
+        (STREAM, framed(b": keep-alive\n\n")),
+        (STREAM, framed(b'data: {"choices": []}\n\n')),
+        (STREAM, piece("x")),
     ],
     ids=["status line", "headers", "body", "error body", "comments", "empty chunks", "text"],
 )
 def test_a_server_that_drips_is_never_silent_and_ends_by_the_deadline(
-    way: Way, head: bytes, drop: bytes, kind: type[SLMError]
+    way: Way, head: bytes, drop: bytes
 ) -> None:
     def serve(peer: Peer) -> None:
         peer.request()
@@ -712,7 +712,7 @@ def test_a_server_that_drips_is_never_silent_and_ends_by_the_deadline(
 
     with serving(serve) as server:
         client = way.client(server.url)
-        with at_once(0.6 + SOON), pytest.raises(kind, match="deadline="):
+        with at_once(0.6 + SOON), pytest.raises(APITimeoutError, match="deadline="):
             client.stream(timeout=0.4, deadline=0.6).rest()
         client.close()
 
@@ -728,8 +728,8 @@ def test_a_stream_that_stops_ends_by_timeout_and_keeps_what_had_come(way: Way) -
         client.close()
 
 
-@pytest.mark.skipif(os.uname().sysname != "Linux" if hasattr(os, "uname") else True, reason="needs Linux's full queue")
-@pytest.mark.parametrize(("seconds", "match"), [({"deadline": 0.4}, "deadline="), ({"timeout": 0.4}, "accept a conn")])
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a queue that is full, as Linux has it")
+@pytest.mark.parametrize(("seconds", "match"), [({"deadline": 0.4}, "deadline="), ({"timeout": 0.4}, r"within 0\.4 s")])
 def test_a_server_that_accepts_nobody_ends_by_the_shorter_limit(way: Way, seconds: Any, match: str) -> None:
     with unreachable() as url:
         client = way.client(url)
@@ -1111,7 +1111,7 @@ def test_a_deadline_holds_through_a_tunnel(way: Way, tls: ssl.SSLContext, bundle
         ("https://model.invalid/v1", {"verify": "/nowhere/bundle.pem"}, ConfigurationError),
         ("https://model.invalid/v1", {"proxy": "no proxy at all"}, ConfigurationError),
         ("https://model.invalid/v1", {"proxy": "ftp://127.0.0.1:1"}, ConfigurationError),
-        ("https://model.invalid/v1", {"proxy": "http://127.0.0.1:99999"}, ConfigurationError),
+        ("https://model.invalid/v1", {"proxy": "http://127.0.0.1:99999"}, SLMError),
         ("https://model.invalid/v1", {"proxy": "http://[::1"}, ConfigurationError),
         ("https://model.invalid/v1", {"proxy": ""}, ConfigurationError),
         ("http://exa mple.invalid/v1", {}, SLMError),

@@ -13,8 +13,8 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from llama_server import KEY, LlamaServers, RecordingProxy, until
 
+from llama_server import KEY, LlamaServers, RecordingProxy, until
 from slmclient import AsyncPhiClient, PhiClient
 from slmclient.chat import KNOBS, Finish, Start, TextDelta, ToolCallDelta, Usage
 from slmclient.drivers.base import Feature
@@ -143,10 +143,12 @@ def test_cancelling_and_the_deadline_cut_a_delay_short(mode: Mode) -> None:
 
 def test_tasks_take_turns() -> None:
     order: list[str] = []
+    note = order.append
 
     async def read(client: AsyncPhiClient, name: str) -> None:
         async with client.stream(name) as stream:
-            order.extend([name async for _ in stream])
+            async for _ in stream:
+                note(name)
 
     async def both() -> None:
         client = AsyncPhiClient(driver=ScriptedDriver("a a a", "b b b", delay=0.01))
@@ -204,14 +206,14 @@ def test_scenarios_run_together(mode: Mode) -> None:
 
     async def one() -> int:
         arrived.append(1)
-        assert await mode.until(lambda: len(arrived) == 3, 5)
-        return len(arrived)
+        assert await mode.until(lambda: len(arrived) >= 3, 5)
+        return 1
 
     async def failing() -> int:
         raise RateLimitError("busy")
 
     async def scenario() -> None:
-        assert await mode.together(one, one, one) == [3, 3, 3]
+        assert await mode.together(one, one, one) == [1, 1, 1]
         with pytest.raises(RateLimitError):
             await mode.together(one, failing)
 
@@ -258,6 +260,7 @@ def test_it_notices_that_a_client_hangs_up() -> None:
 def test_closing_it_ends_a_silence() -> None:
     server = FaultServer(Silence())
     with closing(connected(server)) as connection:
+        assert until(lambda: bool(server.seen))
         server.close()
         assert connection.recv(1) == b""
 

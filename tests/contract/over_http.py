@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 import pytest
-from llama_server import KEY, LlamaServer, LlamaServers
 
+from llama_server import KEY, LlamaServer, LlamaServers
 from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, DriverConfig, Feature
 from slmclient.drivers.secret import Secret

@@ -42,9 +42,7 @@ class TestScriptedThatLacksMuch(DriverContract):
     """Another name, no feature and one knob."""
 
     def make_driver(self) -> Driver:
-        return ScriptedDriver(
-            *[answer] * 20, name="other", features=[], knobs=["max_tokens"], model="fox", delay=0.002
-        )
+        return ScriptedDriver(*[answer] * 20, name="other", features=[], knobs=["max_tokens"], model="fox", delay=0.002)
 
 
 class TestScriptedThatOnlyContinues(DriverContract):

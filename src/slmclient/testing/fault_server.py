@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, Self, cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +110,13 @@ class _Listener(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Listener
+
+    @property
+    def owner(self) -> FaultServer:
+        return cast(_Listener, self.server).owner
 
     def answer(self) -> None:
-        owner = self.server.owner
+        owner = self.owner
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         seen = Seen(self.command, self.path, headers, body)
@@ -139,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _hung_up(self, seconds: float) -> bool:
         """Wait; return whether the client hung up meanwhile."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.server.owner.over.is_set():
+        while time.monotonic() < end and not self.owner.over.is_set():
             readable, _, _ = select.select([self.connection], [], [], min(0.02, seconds))
             if readable:
                 try:
@@ -147,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
                         return True
                 except OSError:
                     return True
-                self.server.owner.over.wait(0.02)
+                self.owner.over.wait(0.02)
         return False
 
     def _cut(self) -> None:

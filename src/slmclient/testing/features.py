@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -119,8 +119,7 @@ class FeaturePromises(Hooks):
             Feature.TOOLS: {"tools": [self.tool]},
             Feature.RESPONSE_FORMAT: {"response_format": self.json_format},
         }
-        prompt = cast(Prompt, prompts.get(feature, self.prompt))
-        return prompt, self.chat_options(**options.get(feature, {}))
+        return prompts.get(feature, self.prompt), self.chat_options(**options.get(feature, {}))
 
 
 @contextmanager

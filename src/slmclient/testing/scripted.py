@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from slmclient.chat import (
     KNOBS,
@@ -192,7 +192,7 @@ def _check(script: Any) -> None:
     else:
         fits = isinstance(script, (str, SLMError, *_EVENTS, Iterable)) or callable(script)
     if not fits or isinstance(script, (bytes, Mapping)):
-        kind = script if isinstance(script, type) else type(script)  # pyright: ignore[reportUnknownVariableType]
+        kind = script if isinstance(script, type) else type(cast(object, script))
         raise ConfigurationError(
             "A script is a str, an SLMError, a list of events, or a function that returns one of these, "
             f"not {kind.__name__}."
