@@ -202,7 +202,9 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
     return answer
 
 
-reasons = st.sampled_from(["stop", "length", "tool_calls", "content_filter", "function_call", "max_tokens", "eos", None])
+reasons = st.sampled_from(
+    ["stop", "length", "tool_calls", "content_filter", "function_call", "max_tokens", "eos", None]
+)
 
 
 def cut(draw: st.DrawFn, text: str) -> list[str]:

@@ -325,7 +325,7 @@ class Terminal:
         os.write(self._screen, text.encode())
 
     def interrupt(self) -> None:
-        """Press Ctrl-C at a prompt, as late as a person does: readline misses a signal just before it waits for keys."""
+        """Press Ctrl-C at a prompt, late as a person does: readline misses a signal just before it waits for keys."""
         time.sleep(1)
         self.type("\x03")
 

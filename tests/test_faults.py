@@ -43,9 +43,7 @@ def answered(
     """Return the provider's own driver's error for an answer; text and bytes are the body as it is."""
     driver = DRIVERS[provider](DriverConfig(provider=provider, base_url=ADDRESSES[provider], key_hint="A hint."))
     body = payload if isinstance(payload, (str, bytes)) else json.dumps(payload)
-    error = driver.fault(
-        HttpResponse(status, headers or {}), model, body.encode() if isinstance(body, str) else body
-    )
+    error = driver.fault(HttpResponse(status, headers or {}), model, body.encode() if isinstance(body, str) else body)
     assert_presentable(error)
     assert error.provider == provider
     assert error.model == model
@@ -105,9 +103,7 @@ def test_every_error_that_a_server_can_cause_has_a_status_or_a_code_above() -> N
         errors.RateLimitError, errors.InternalServerError, errors.APIConnectionError, errors.APITimeoutError,
     }  # fmt: skip
     tree = {
-        kind
-        for name in vars(errors)
-        if isinstance(kind := getattr(errors, name), type) and issubclass(kind, SLMError)
+        kind for name in vars(errors) if isinstance(kind := getattr(errors, name), type) and issubclass(kind, SLMError)
     }
     assert {kind for kind in tree if kind.retryable} == retryable
     assert issubclass(errors.APIConnectionError, ConnectionError)
@@ -351,7 +347,11 @@ def test_a_404_for_a_model_that_was_retired_says_so(name: str, offer: catalogue.
 
 def test_what_the_catalogue_calls_retired_may_still_answer_other_errors() -> None:
     """It never overrules the server: only what is not there is called retired."""
-    for status, kind in ((401, errors.AuthenticationError), (429, errors.RateLimitError), (400, errors.BadRequestError)):
+    for status, kind in (
+        (401, errors.AuthenticationError),
+        (429, errors.RateLimitError),
+        (400, errors.BadRequestError),
+    ):
         assert type(answered("azure", status, {"error": {"message": "No."}}, model="Phi-3-mini-4k-instruct")) is kind
 
 
@@ -499,7 +499,9 @@ def test_a_servers_wait_is_read_in_every_form(headers: dict[str, str], seconds: 
     assert retry_after(headers, NOW) == seconds
 
 
-@given(st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,6} \d\d:\d\d:\d\d [+-]?\w{1,5}"))
+@given(
+    st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,6} \d\d:\d\d:\d\d [+-]?\w{1,5}")
+)
 @example("Fri, 31 Dec 9999 23:59:59 -2359")
 @example("Sat, 01 Jan 0001 00:00:00 +2359")
 def test_nonsense_for_a_wait_is_no_wait(text: str) -> None:
@@ -565,7 +567,9 @@ def test_the_message_is_short_and_the_body_stays_at_hand() -> None:
 
 def test_an_error_of_an_engine_speaks_of_no_http() -> None:
     origin = Origin("local", "some-model", Dialect(), hosted=False)
-    error = fault(origin, 400, {}, {"error": {"code": 400, "type": "exceed_context_size_error", "message": "Too long."}})
+    error = fault(
+        origin, 400, {}, {"error": {"code": 400, "type": "exceed_context_size_error", "message": "Too long."}}
+    )
     assert type(error) is errors.ContextLengthExceededError
     assert "HTTP" not in error.message
     assert_presentable(error)

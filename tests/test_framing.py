@@ -36,7 +36,9 @@ others = st.one_of(
     texts.map(lambda text: ":" + text),  # a comment, or a keep-alive
     st.tuples(spaces, texts).map(lambda pair: f"event:{pair[0]}{pair[1]}"),
     st.tuples(spaces, texts).map(lambda pair: f"id:{pair[0]}{pair[1]}"),
-    st.sampled_from(["retry: 100", "retry:x", "retry", "id", "event", "data", "data:", "datax: 1", "Data: 1", " data: 1"]),
+    st.sampled_from(
+        ["retry: 100", "retry:x", "retry", "id", "event", "data", "data:", "datax: 1", "Data: 1", " data: 1"]
+    ),
     texts,
 )
 line_ends = st.sampled_from(["\n", "\r\n", "\r"])

@@ -195,7 +195,9 @@ def deep(levels: int) -> bytes:
         pytest.param(
             gguf([], keys=1) + string("a") + struct.pack("<IIQ", ARRAY, STRING, 4 * 10**6), id="strings without end"
         ),
-        pytest.param(gguf([], keys=1) + string("a") + struct.pack("<IIQ", ARRAY, 99, 1), id="an array of nothing known"),
+        pytest.param(
+            gguf([], keys=1) + string("a") + struct.pack("<IIQ", ARRAY, 99, 1), id="an array of nothing known"
+        ),
         pytest.param(deep(5_000), id="arrays in arrays"),
         pytest.param(deep(200_000), id="arrays in arrays, without end"),
     ],

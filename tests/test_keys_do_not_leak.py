@@ -243,7 +243,9 @@ def where(held: Held, error: BaseException | None, client: Any, records: Records
         places[f"{name}'s traceback"] = "".join(report.format())
         for frame in frames_of(each):
             for local, value in frame.f_locals.items():
-                kept.append((f"{name}, {frame.f_code.co_qualname if sys.version_info >= (3, 11) else ''}: {local}", value))
+                kept.append(
+                    (f"{name}, {frame.f_code.co_qualname if sys.version_info >= (3, 11) else ''}: {local}", value)
+                )
     for name, value in kept:
         places[f"repr of {name}"] = repr(value)
         places[f"str of {name}"] = str(value)

@@ -10,7 +10,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from slmclient import AsyncPhiClient, PhiClient
-from slmclient.chat import Finish
 from slmclient.drivers import http, transport
 from slmclient.drivers.wire import framing
 from slmclient.errors import (
@@ -700,9 +699,7 @@ def test_a_server_that_is_silent_longer_than_the_deadline_ends_by_it(way: Way) -
     ],
     ids=["status line", "headers", "body", "error body", "comments", "empty chunks", "text"],
 )
-def test_a_server_that_drips_is_never_silent_and_ends_by_the_deadline(
-    way: Way, head: bytes, drop: bytes
-) -> None:
+def test_a_server_that_drips_is_never_silent_and_ends_by_the_deadline(way: Way, head: bytes, drop: bytes) -> None:
     def serve(peer: Peer) -> None:
         peer.request()
         peer.send(head)
@@ -1073,9 +1070,7 @@ def test_answers_come_through_a_tunnel(way: Way, tls: ssl.SSLContext, bundle: Pa
 
 def test_a_call_through_a_tunnel_is_cancelled_midway(way: Way, tls: ssl.SSLContext, bundle: Path) -> None:
     with serving(half, tls) as server, serving(tunnel_to(server)) as proxy:
-        client = way.client(
-            "https://model.invalid/v1", verify=str(bundle), proxy=f"http://127.0.0.1:{proxy.port}"
-        )
+        client = way.client("https://model.invalid/v1", verify=str(bundle), proxy=f"http://127.0.0.1:{proxy.port}")
         stream = client.stream(timeout=8)
         assert stream.next() == "one"
         with later(0.2, stream.inner.cancel), at_once():
@@ -1094,9 +1089,7 @@ def test_a_deadline_holds_through_a_tunnel(way: Way, tls: ssl.SSLContext, bundle
             time.sleep(0.05)
 
     with serving(serve, tls) as server, serving(tunnel_to(server)) as proxy:
-        client = way.client(
-            "https://model.invalid/v1", verify=str(bundle), proxy=f"http://127.0.0.1:{proxy.port}"
-        )
+        client = way.client("https://model.invalid/v1", verify=str(bundle), proxy=f"http://127.0.0.1:{proxy.port}")
         with at_once(0.6 + SOON), pytest.raises(APITimeoutError, match="deadline="):
             client.stream(timeout=0.4, deadline=0.6).rest()
         client.close()

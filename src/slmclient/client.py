@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
 
 from slmclient.chat import ChatOptions, ChatRequest, Note
 from slmclient.conversation import AsyncConversation, Conversation
 from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, admit
 from slmclient.drivers.secret import Secret
-from slmclient.errors import ConfigurationError
+from slmclient.errors import ConfigurationError, SLMError, bare
 from slmclient.given import ApiKey, Given
 from slmclient.policy.retry import RetryDriver
 from slmclient.reply import Reply
 from slmclient.request import Prompt, chat_request, unknown_name
-from slmclient.settings import resolve
+from slmclient.settings import Settings, resolve
 from slmclient.stream import AsyncReplyStream, ReplyStream
 
 if TYPE_CHECKING:
     import ssl
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, "token"
 
 
 class ClientOptions(TypedDict, total=False):
@@ -77,20 +81,12 @@ class _Client:
             MissingApiKeyError: The provider needs a key; the message names where it was looked for.
             ConfigurationError: Settings that cannot work together, or would send a key where it does not belong.
         """
-        # First of all: from here on no local of any frame holds a key as text.
-        secret = api_key = Secret(api_key) if api_key is not None else None  # type: ignore[assignment]
-        if options.get("headers"):
-            options["headers"] = _secret_values(options["headers"] or {})  # type: ignore[typeddict-item]
-        if options.get("proxy"):
-            options["proxy"] = Secret(options["proxy"] or "", "proxy")  # type: ignore[typeddict-item]
-        unknown = sorted(options.keys() - ClientOptions.__annotations__.keys())
-        if unknown:
-            raise ConfigurationError(unknown_name("argument", unknown[0], ClientOptions.__annotations__))
         driver = options.pop("driver", None)
-        if driver is not None and (provider or model):
-            raise ConfigurationError("driver= is a ready driver: it takes no provider or model beside it.")
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        settings = resolve(Given(provider=provider, model=model, api_key=secret, **given), driver)
+        settings, failure = _settled(provider, model, api_key, options, driver)
+        del api_key, options  # a traceback shows the locals of its frames: from here on none holds a key as text
+        if failure is not None:
+            raise failure
+        assert settings is not None
         self._owns_driver = driver is None
         self._strict = settings.strict
         self._timeout, self._deadline = settings.timeout, settings.deadline
@@ -108,7 +104,8 @@ class _Client:
         return self._driver.default_model
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.provider!r}, {self.model!r})"
+        made = hasattr(self, "_driver")  # not so where the constructor failed and a debugger looks at it
+        return f"{type(self).__name__}({self.provider!r}, {self.model!r})" if made else f"<{type(self).__name__}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a client holds connections and keys, and does not pickle: make one in each process")
@@ -250,5 +247,34 @@ class AsyncPhiClient(_Client):
         await self.aclose()
 
 
-def _secret_values(headers: Mapping[str, str]) -> dict[str, Secret]:
-    return {name: Secret(value, f"the header {name}") for name, value in headers.items()}
+def _settled(
+    provider: str | None, model: str | None, api_key: ApiKey | None, options: ClientOptions, driver: Driver | None
+) -> tuple[Settings | None, SLMError | None]:
+    """Return the settings, or the error: returned, not raised, for these frames hold keys."""
+    try:
+        unknown = sorted(options.keys() - ClientOptions.__annotations__.keys())
+        if unknown:
+            raise ConfigurationError(unknown_name("argument", unknown[0], ClientOptions.__annotations__))
+        if driver is not None and (provider or model):
+            raise ConfigurationError("driver= is a ready driver: it takes no provider or model beside it.")
+        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        if api_key is not None:
+            given["api_key"] = Secret(api_key)
+        if "proxy" in given:
+            given["proxy"] = Secret(given["proxy"], "proxy")
+        if "headers" in given:
+            given["headers"] = _secret_values(given["headers"])
+        return resolve(Given(provider=provider, model=model, **given), driver), None
+    except SLMError as error:
+        return None, bare(error)
+
+
+def _secret_values(headers: object) -> dict[str, Secret]:
+    if not isinstance(headers, Mapping):
+        raise ConfigurationError(f"headers is a dict, not {type(headers).__name__}.")
+    values: dict[str, Secret] = {}
+    for name, value in cast("Mapping[Any, Any]", headers).items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError("headers has a name that no header can have.")
+        values[name] = Secret(value, f"the header {name}")
+    return values

@@ -46,13 +46,13 @@ def _check_url(found: Found) -> None:
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"base_url ({found}) is no URL.") from None
+    if "@" in parts.netloc or "@" in parts.path.partition("/")[0]:
+        raise ConfigurationError(f"base_url ({found}) holds a user name or password: use api_key= or headers=.")
     if scheme not in ("http", "https") or not host:
         raise ConfigurationError(
             f"base_url {found.value!r} ({found}) needs a scheme and a host, such as https://HOST/v1 or "
             "http://localhost:8080/v1."
         )
-    if parts.username or parts.password:
-        raise ConfigurationError(f"base_url ({found}) holds a user name or password: use api_key= or headers=.")
 
 
 def api_key(

@@ -215,3 +215,10 @@ class ResponseFormatError(SLMError):
 
 class EngineError(SLMError):
     """An engine inside this process failed to load or to generate."""
+
+
+def bare(error: SLMError) -> SLMError:
+    """Return the error without traceback, cause and context: their frames may hold keys and bodies."""
+    error.__cause__ = None
+    error.__context__ = None
+    return error.with_traceback(None)

@@ -154,7 +154,7 @@ class ReplyBuilder:
             for call in self._calls:
                 if call.id == delta.id:
                     return call
-        else:
+        elif delta.index is not None or not delta.name:  # a name with neither id nor index begins another call
             for call in reversed(self._calls):
                 if delta.index is None or call.index == delta.index:
                     return call

@@ -17,18 +17,11 @@ from slmclient.chat import ChatRequest, Event, Finish
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.http import DRAIN, HttpRequest, Read, Steps
 from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
-from slmclient.errors import SLMError
+from slmclient.errors import SLMError, bare
 
 _IDLE_LINES = 16
 DRAINING = 0.25
 """Seconds that an answer's end may lag behind its [DONE]; the connection is closed then, not used again."""
-
-
-def bare(error: SLMError) -> SLMError:
-    """Return the error without traceback, cause and context: their frames may hold keys and bodies."""
-    error.__cause__ = None
-    error.__context__ = None
-    return error.with_traceback(None)
 
 
 class _Pump:

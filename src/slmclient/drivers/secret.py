@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from slmclient.errors import ConfigurationError
 
+_REMEMBERED = 4  # tokens of a provider function that answers may still echo
 _SHORTEST_REDACTED = 6  # "EMPTY" and such are dummies; cutting them out of messages would only garble those
 
 
@@ -24,38 +26,40 @@ class Secret:
         ConfigurationError: The key is empty or holds characters that no header can carry.
     """
 
-    __slots__ = ("_open", "renewable")
+    __slots__ = ("_given_out", "_open", "renewable")
 
     def __init__(self, value: str | Callable[[], str], name: str = "api_key") -> None:
         self.renewable = callable(value)
         """Whether it is a function, asked anew for every request; it may take its time."""
+        self._given_out: deque[str] = deque(maxlen=_REMEMBERED)
         self._open: Callable[[], str]
-        if isinstance(value, str):
-            self._open = partial(str, _checked(value, name))
-        elif callable(value):
+        problem = ""
+        if callable(value):
             self._open = partial(_asked, value, name)
+        elif isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            problem = _problem(value, name)
+            self._open = partial(str, value.strip())
         else:
-            kind = type(value).__name__
-            hint = (
-                " For an azure-identity credential pass get_bearer_token_provider(credential, scope)."
-                if hasattr(value, "get_token")
-                else ""
-            )
-            del value
-            raise ConfigurationError(f"{name} is a str or a function that returns one, not {kind}.{hint}")
+            problem = f"{name} is a str or a function that returns one, not {type(value).__name__}."
+            if hasattr(value, "get_token"):
+                problem += " For an azure-identity credential pass get_bearer_token_provider(credential, scope)."
+        del value  # a traceback shows the locals of its frames
+        if problem:
+            raise ConfigurationError(problem)
 
     def open(self) -> str:
         """Return the key itself. For the pump alone."""
-        return self._open()
+        key = self._open()
+        if self.renewable and key not in self._given_out:
+            self._given_out.append(key)
+        return key
 
     def redact(self, value: Any) -> Any:
         """Return a parsed JSON value with the key cut out of every string in it."""
-        if self.renewable:
-            return value  # a token provider is not asked again only to clean a message
-        key = self._open()
-        if len(key) < _SHORTEST_REDACTED:
-            return value
-        return _without(value, (key, json.dumps(key)[1:-1]))
+        # A token provider is not asked again only to clean a message: its latest tokens are remembered.
+        keys = tuple(self._given_out) if self.renewable else (self._open(),)
+        forms = tuple(form for key in keys if len(key) >= _SHORTEST_REDACTED for form in (key, json.dumps(key)[1:-1]))
+        return _without(value, forms) if forms else value
 
     def __repr__(self) -> str:
         return "Secret(…)"
@@ -71,18 +75,22 @@ class Secret:
 
 
 def _asked(function: Callable[[], str], name: str) -> str:
-    return _checked(function(), name)
-
-
-def _checked(value: object, name: str) -> str:
-    key = value.strip() if isinstance(value, str) else ""
-    del value
-    if not key:
-        raise ConfigurationError(f"{name} is empty.")
-    if not key.isascii() or not key.isprintable():
-        del key
-        raise ConfigurationError(f"{name} holds characters that a header cannot carry: was it pasted or read whole?")
+    key = function()
+    problem = _problem(key, name)
+    key = key.strip() if not problem else ""
+    if problem:
+        raise ConfigurationError(problem)
     return key
+
+
+def _problem(value: object, name: str) -> str:
+    """Return what is wrong with a key, without showing it."""
+    key = value.strip() if isinstance(value, str) else ""
+    if not key:
+        return f"{name} is empty."
+    if not key.isascii() or not key.isprintable():
+        return f"{name} holds characters that a header cannot carry: was it pasted or read whole?"
+    return ""
 
 
 def _without(value: Any, keys: tuple[str, ...]) -> Any:

@@ -34,6 +34,7 @@ CONNECT_TIMEOUT = 5.0
 
 # A server may close an idle connection at the moment in which a request goes out on it.
 _CLOSED_MEANWHILE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
+_LONGEST_REASON = 300
 _KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
 _L = TypeVar("_L", bound="Line")
 
@@ -120,13 +121,22 @@ class Route:
             else:
                 said = f"{provider} was silent for timeout={request.timeout:g} s ({host})."
             return APITimeoutError(f"{said} Raise timeout=, or check the server.", provider=provider)
-        reason = str(error).rstrip(".") or type(error).__name__
+        reason = self._reason(error)
         if isinstance(error, httpx2.DecodingError):
             return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
         if begun:
             return APIConnectionError(f"The connection of {provider} to {host} broke: {reason}.", provider=provider)
         hint = " Is the server running?" if is_loopback(target.host) else " Check the network and base_url."
         return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}.{hint}", provider=provider)
+
+    def _reason(self, error: Exception) -> str:
+        """Return what the HTTP library said, without keys and without what a server sent: it may be an echo."""
+        if isinstance(error, httpx2.ProtocolError) and "illegal" in str(error).lower():
+            return "it does not answer in HTTP"
+        said: Any = str(error).rstrip(".")[:_LONGEST_REASON]
+        for secret in (self._config.api_key, self._config.proxy, *self._config.headers.values()):
+            said = secret.redact(said) if secret is not None else said
+        return said or type(error).__name__
 
 
 def deadline_passed(provider: str) -> APITimeoutError:

@@ -25,6 +25,8 @@ from slmclient.drivers.wire.dialect import Dialect
 from slmclient.errors import ResponseFormatError
 from slmclient.messages import Message
 
+# What decoding garbage runs into: the frames are untrusted, and checking each field first would cost every good one.
+_MALFORMED = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
 _FINISH: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -107,7 +109,7 @@ class ChatDecoder:
         """
         try:
             return self._chunk(frame, "delta")
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except _MALFORMED:
             raise ResponseFormatError(f"{self._provider} sent a stream chunk that is no chat completion.") from None
 
     def whole(self, payload: Mapping[str, Any]) -> list[Event]:
@@ -118,7 +120,7 @@ class ChatDecoder:
         """
         try:
             events = self._chunk(payload, "message")
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        except _MALFORMED:
             raise ResponseFormatError(f"{self._provider} sent a body that is no chat completion.") from None
         if not payload.get("choices"):
             raise ResponseFormatError(f"{self._provider} sent an answer without choices.")
@@ -168,8 +170,9 @@ class ChatDecoder:
 
     def _delta(self, delta: Mapping[str, Any], events: list[Event]) -> None:
         reasoning = delta.get("reasoning_content") or delta.get("reasoning")
-        if reasoning:
-            events.append(ReasoningDelta(_text(reasoning)))
+        thought = _text(reasoning) if reasoning else ""
+        if thought:
+            events.append(ReasoningDelta(thought))
         content = delta.get("content")
         if content:
             text = content if isinstance(content, str) else _text(content)
@@ -184,7 +187,10 @@ class ChatDecoder:
 def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
+    if not isinstance(content, list):
+        raise TypeError("neither text nor parts")
+    parts = cast("list[Any]", content)
+    return "".join(part if isinstance(part, str) else str(part.get("text") or "") for part in parts)
 
 
 def _call(call: Mapping[str, Any]) -> ToolCallDelta:

@@ -53,13 +53,16 @@ _HINTS: dict[type[errors.SLMError], str] = {
     errors.RateLimitError: "Wait, or send fewer requests at once.",
     errors.InternalServerError: "It may pass: try again later.",
 }
+_STATUSES = frozenset(str(status) for status in range(400, 600))
 _REQUEST_ID_HEADERS = ("x-request-id", "apim-request-id", "x-ms-request-id", "nvcf-reqid", "x-github-request-id")
-_DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)\b")
+_DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)(?!\d)")
 NO_KEY = "No key was sent."
 """How the key hint begins where there was none to send."""
 
 _LONGEST_MESSAGE = 300
 _MOST_PARTS = 5
+_LONGEST_CODE = 100
+_READ = 10_000  # characters of a message that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,49 +115,66 @@ class _Shape:
     @property
     def code(self) -> str | None:
         """The most telling code: a word before a number, which mostly repeats the status."""
-        return next((code for code in self.codes if not code.isdigit()), self.codes[0] if self.codes else None)
+        return next((code for code in self.codes if not code.isdecimal()), self.codes[0] if self.codes else None)
 
     @classmethod
-    def of(cls, payload: Any) -> _Shape:
+    def of(cls, payload: Any, depth: int = 3) -> _Shape:
+        """Return what an error body says, whichever shape it has; ``depth`` bounds JSON inside strings inside JSON."""
         if isinstance(payload, list) and payload:
             payload = cast("list[Any]", payload)[0]
         if not isinstance(payload, Mapping):
-            text = "" if payload is None else " ".join(str(cast(object, payload)).split())
-            return cls("" if "<html" in text.lower() else text, ())
+            return cls(_as_line(payload), ())
         outer = cast("Mapping[str, Any]", payload)
         inner = outer.get("error")
-        if isinstance(inner, str):  # {"error": "text"}
-            return cls(inner, ())
         body = cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else outer
-        message = body.get("message") or body.get("detail") or body.get("title") or ""
-        if isinstance(message, str) and message[:1] == "{":  # JSON inside a string: passed through by a gateway
+        said = inner if isinstance(inner, str) else body.get("message") or body.get("detail") or body.get("title")
+        found = cls(_as_line(said), tuple(code for code in map(_as_code, _codes(body)) if code))
+        if isinstance(said, str) and said.lstrip()[:1] == "{" and depth:  # passed through by a gateway
             try:
-                return cls.of(from_json(message))
+                passed = cls.of(from_json(said), depth - 1)
             except ValueError:
-                pass
-        inner_error: Any = body.get("innererror")
-        codes = [body.get("code"), body.get("type")]
-        if isinstance(inner_error, Mapping):
-            codes.append(cast("Mapping[str, Any]", inner_error).get("code"))
-        return cls(_as_line(message), tuple(str(code) for code in codes if isinstance(code, (str, int)) and code))
+                return found
+            return cls(passed.message or found.message, passed.codes + found.codes)
+        return found
 
 
-def _as_line(message: Any) -> str:
-    if isinstance(message, list):  # FastAPI: [{"loc": […], "msg": …}]
-        return "; ".join(_as_line(part) for part in cast("list[Any]", message)[:_MOST_PARTS])
-    if isinstance(message, Mapping):
-        part = cast("Mapping[str, Any]", message)
-        where = ".".join(str(step) for step in part.get("loc") or ())
-        said = part.get("msg") or part.get("message") or part.get("input") or part.get("value") or ""
-        return f"{where}: {said}" if where else str(said)
-    return " ".join(str(message).split())
+def _codes(body: Mapping[str, Any]) -> list[Any]:
+    inner: Any = body.get("innererror")
+    deeper = cast("Mapping[str, Any]", inner).get("code") if isinstance(inner, Mapping) else None
+    return [body.get("code"), body.get("type"), deeper]
+
+
+def _as_code(code: Any) -> str | None:
+    """Return a code as text: a number, or a word of sensible length that is no address (RFC 7807's about:blank)."""
+    if isinstance(code, int) and not isinstance(code, bool) and 0 < code < 1_000_000:
+        return str(code)
+    if isinstance(code, str) and code.isprintable() and 0 < len(code) <= _LONGEST_CODE and ":" not in code:
+        return code
+    return None
+
+
+def _as_line(said: Any, depth: int = 2) -> str:
+    """Return what was said as one line without control characters; HTML says nothing."""
+    if isinstance(said, list):  # FastAPI: [{"loc": […], "msg": …}]
+        parts = cast("list[Any]", said)[:_MOST_PARTS] if depth else []
+        return "; ".join(filter(None, (_as_line(part, depth - 1) for part in parts)))
+    if isinstance(said, Mapping):
+        part = cast("Mapping[str, Any]", said)
+        where = part.get("loc")
+        steps = cast("list[Any]", where) if isinstance(where, list) else [where]
+        place = ".".join(str(step) for step in steps if isinstance(step, (str, int)) and isinstance(where, (str, list)))
+        text = next((part[key] for key in ("msg", "message", "input", "value") if isinstance(part.get(key), str)), "")
+        return _as_line(f"{place}: {text}" if place else text)
+    if not isinstance(said, str) or "<html" in said[:1000].lower():
+        return ""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in said[:_READ]).split())
 
 
 def _classify(status: int, shape: _Shape) -> type[errors.SLMError]:
     for code in shape.codes:
         if code.lower() in _BY_CODE:
             return _BY_CODE[code.lower()]
-        if status == 200 and code.isdigit() and code != "200":  # a frame that carries the status that was too late
+        if status == 200 and code in _STATUSES:  # a frame that carries the status, which was too late for the head
             return _classify(int(code), shape)
     if status in _BY_STATUS:
         return _BY_STATUS[status]

@@ -70,8 +70,9 @@ class EventStream:
             elif line[:5] == b"data:":
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 data.append(value)
-                self._size += len(value)
+                self._size += len(line)
             elif line == b"data":
                 data.append(b"")
+                self._size += len(line)
             # every other field (event, id, retry) and every comment says nothing to a chat client
         return frames

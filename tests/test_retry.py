@@ -1,0 +1,413 @@
+"""Retry: which errors, how often, after which wait, and never once a piece of the answer is out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from test_client import ANSWER, Face, both
+from test_errors import CLASSES
+from test_stream import frame
+
+from slmclient import AsyncPhiClient, Message
+from slmclient.chat import ChatRequest, Finish, Note, ReasoningDelta, Start, TextDelta, ToolCallDelta, Usage
+from slmclient.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
+    InternalServerError,
+    ModelRetiredError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    SLMError,
+    StreamInterruptedError,
+)
+from slmclient.policy.retry import RetryDriver
+from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
+from slmclient.testing.fault_server import Cut, Seen, head, whole
+
+SOON = 3.0  # seconds; what does not wait takes far less
+RETRYABLE = {RateLimitError, InternalServerError, APIConnectionError, APITimeoutError}
+
+
+def busy(seconds: float | None = 0.0) -> RateLimitError:
+    return RateLimitError("busy", status_code=429, retry_after=seconds)
+
+
+def in_turn(*answers: bytes) -> Callable[[Seen], bytes]:
+    """Return a server's step that answers every request by the next answer, and by the last from then on."""
+    left = list(answers)
+    return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+# --- which errors
+
+
+@pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
+@both
+async def test_only_what_may_pass_is_tried_again(face: Face, kind: type[SLMError]) -> None:
+    driver = ScriptedDriver(kind("m", retry_after=0.0), "fine")
+    client = face.kind(driver=driver)
+    if kind in RETRYABLE:
+        assert (await face.done(client.chat("?"))).text == "fine"
+        assert len(driver.requests) == 2
+    else:
+        with pytest.raises(kind):
+            await face.done(client.chat("?"))
+        assert len(driver.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 529])
+@both
+async def test_a_status_that_may_pass_is_tried_again(face: Face, status: int) -> None:
+    failed = whole(status, {"error": {"message": "not now"}}, Retry_After="0")
+    with FaultServer(in_turn(failed, whole(200, ANSWER))) as server:
+        reply = await face.done(face.kind("openai", "m", base_url=server.url).chat("?"))
+        assert len(server.seen) == 2
+    assert reply.text == "Tokyo."
+    assert [attempt.status_code for attempt in reply.attempts] == [status, None]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, BadRequestError),
+        (401, AuthenticationError),
+        (403, PermissionDeniedError),
+        (404, NotFoundError),
+        (410, ModelRetiredError),
+        (413, BadRequestError),
+        (422, BadRequestError),
+    ],
+)
+@both
+async def test_a_status_that_stays_is_asked_once(face: Face, status: int, kind: type[SLMError]) -> None:
+    with FaultServer(whole(status, {"error": {"message": "no"}}, Retry_After="0")) as server:
+        client = face.kind("openai", "m", base_url=server.url)
+        with pytest.raises(kind) as caught:
+            await face.done(client.chat("?"))
+        assert len(server.seen) == 1
+        with pytest.raises(kind):
+            async with face.opened(client.stream("?")) as stream:
+                await face.text(stream)
+        assert len(server.seen) == 2
+    assert [attempt.status_code for attempt in caught.value.attempts] == [status]
+
+
+@both
+async def test_a_connection_that_breaks_is_tried_again(face: Face) -> None:
+    with FaultServer(Cut()) as server:
+        client = face.kind("openai", "m", base_url=server.url, max_retries=1)
+        with pytest.raises(APIConnectionError) as caught:
+            await face.done(client.chat("?"))
+        assert [attempt.error for attempt in caught.value.attempts] == ["APIConnectionError"] * 2
+        assert len(server.seen) == 2
+
+
+@both
+async def test_nobody_there_is_tried_again_and_then_said(face: Face) -> None:
+    with FaultServer(b"") as server:
+        url = server.url
+    client = face.kind("openai", "m", base_url=url, max_retries=1)
+    with pytest.raises(APIConnectionError, match="127.0.0.1") as caught:
+        await face.done(client.chat("?"))
+    assert [attempt.error for attempt in caught.value.attempts] == ["APIConnectionError"] * 2
+
+
+# --- how often
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 2, 5])
+@both
+async def test_there_are_as_many_tries_as_one_and_max_retries(face: Face, max_retries: int) -> None:
+    driver = ScriptedDriver(*[busy()] * 10)
+    with pytest.raises(RateLimitError) as caught:
+        await face.done(face.kind(driver=driver, max_retries=max_retries).chat("?"))
+    assert len(driver.requests) == len(caught.value.attempts) == 1 + max_retries
+
+
+@both
+async def test_the_default_is_two_retries(face: Face) -> None:
+    driver = ScriptedDriver(*[busy()] * 10)
+    with pytest.raises(RateLimitError):
+        await face.done(face.kind(driver=driver).chat("?"))
+    assert len(driver.requests) == 3
+
+
+@both
+async def test_each_call_has_its_own_tries(face: Face) -> None:
+    driver = ScriptedDriver(busy(), busy(), "a", busy(), busy(), "b")
+    client = face.kind(driver=driver)
+    assert [(await face.done(client.chat("?"))).text for _ in range(2)] == ["a", "b"]
+
+
+@both
+async def test_every_try_sends_the_same(face: Face) -> None:
+    driver = ScriptedDriver(busy(), "fine")
+    await face.done(face.kind(driver=driver).chat("?", temperature=0, system="Be brief."))
+    first, second = driver.requests
+    assert first is second or (first.messages, first.sampling) == (second.messages, second.sampling)
+    assert second.messages == (Message.system("Be brief."), Message.user("?"))
+
+
+# --- only before the first event
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        [TextDelta("a")],
+        [ReasoningDelta("a")],
+        [ToolCallDelta(0, "1", "f", "")],
+        [Start("scripted", "m"), TextDelta("a")],
+        [Finish("stop")],
+        [Usage(input_tokens=1, output_tokens=1)],
+    ],
+    ids=lambda begun: type(begun[-1]).__name__,
+)
+@both
+async def test_after_the_first_piece_nothing_is_tried_again(face: Face, begun: list[Any]) -> None:
+    driver = ScriptedDriver([*begun, busy()], "fine")
+    with pytest.raises(RateLimitError):
+        await face.done(face.kind(driver=driver).chat("?"))
+    assert len(driver.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "begun", [[], [Start("scripted", "m")], [Start("scripted", "m"), Note("dropped", "seed")]], ids=len
+)
+@both
+async def test_start_and_notes_are_no_first_piece(face: Face, begun: list[Any]) -> None:
+    driver = ScriptedDriver([*begun, busy()], [Start("scripted", "second"), TextDelta("fine")])
+    reply = await face.done(face.kind(driver=driver).chat("?"))
+    assert (reply.text, reply.model, reply.dropped) == ("fine", "second", ())
+    assert len(driver.requests) == 2
+
+
+@both
+async def test_a_role_alone_is_no_first_piece(face: Face) -> None:
+    role = b'data: {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]}\n\n'
+    failed = head() + role + b'data: {"error": {"message": "overloaded", "code": 503}}\n\n'
+    good = head() + role + frame("fine") + b"data: [DONE]\n\n"
+    with FaultServer(in_turn(failed, good)) as server:
+        async with face.opened(face.kind("openai", "m", base_url=server.url).stream("?")) as stream:
+            assert await face.text(stream) == "fine"
+        assert len(server.seen) == 2
+
+
+@both
+async def test_text_that_broke_off_is_not_asked_for_again(face: Face) -> None:
+    with FaultServer(head(), frame("The capital"), b'data: {"error": {"code": 503, "message": "busy"}}\n\n') as server:
+        with pytest.raises(StreamInterruptedError) as caught:
+            async with face.opened(face.kind("openai", "m", base_url=server.url).stream("?")) as stream:
+                await face.text(stream)
+        assert len(server.seen) == 1
+    assert not caught.value.retryable
+
+
+@both
+async def test_a_stream_gives_no_event_of_a_try_that_failed(face: Face) -> None:
+    driver = ScriptedDriver([Start("scripted", "first"), busy()], [Start("scripted", "second"), TextDelta("fine")])
+    async with face.opened(face.kind(driver=driver).stream("?")) as stream:
+        events = [event async for event in face.each(stream.events())]
+    assert [event.model for event in events if isinstance(event, Start)] == ["second"]
+    assert isinstance(events[0], Start)
+    assert [event.kind for event in events if isinstance(event, Note)] == ["attempt", "attempt"]
+
+
+# --- waiting
+
+
+@both
+async def test_the_wait_is_what_the_server_asks_for(face: Face) -> None:
+    driver = ScriptedDriver(busy(0.3), "fine")
+    began = time.monotonic()
+    reply = await face.done(face.kind(driver=driver).chat("?"))
+    assert 0.3 <= time.monotonic() - began < SOON
+    assert [attempt.waited for attempt in reply.attempts] == [0.0, 0.3]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Retry_After_Ms": "200"}, {"Retry_After": "0.2"}, {"Retry_After": "9", "Retry_After_Ms": "200"}]
+)
+@both
+async def test_retry_after_is_read_in_its_forms(face: Face, headers: dict[str, str]) -> None:
+    with FaultServer(in_turn(whole(429, {"error": "busy"}, **headers), whole(200, ANSWER))) as server:
+        began = time.monotonic()
+        reply = await face.done(face.kind("openai", "m", base_url=server.url).chat("?"))
+    assert 0.2 <= time.monotonic() - began < SOON
+    assert reply.attempts[1].waited == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("seconds", ["61", "3600", "Fri, 31 Dec 2100 23:59:59 GMT"])
+@both
+async def test_a_server_that_asks_for_more_than_a_minute_is_not_waited_for(face: Face, seconds: str) -> None:
+    with FaultServer(whole(429, {"error": "busy"}, Retry_After=seconds)) as server:
+        began = time.monotonic()
+        with pytest.raises(RateLimitError) as caught:
+            await face.done(face.kind("openai", "m", base_url=server.url).chat("?"))
+        assert time.monotonic() - began < SOON
+        assert len(server.seen) == 1
+    assert caught.value.retry_after is not None
+    assert caught.value.retry_after > 60
+    if seconds.isdigit():
+        assert caught.value.retry_after == int(seconds)
+
+
+@both
+async def test_a_deadline_before_the_waits_end_is_not_slept_away(face: Face) -> None:
+    driver = ScriptedDriver(busy(20.0), "fine")
+    began = time.monotonic()
+    with pytest.raises(RateLimitError) as caught:
+        await face.done(face.kind(driver=driver).chat("?", deadline=5))
+    assert time.monotonic() - began < SOON
+    assert caught.value.retry_after == 20.0
+    assert len(driver.requests) == 1
+
+
+@both
+async def test_the_deadline_is_for_all_tries_together(face: Face) -> None:
+    driver = ScriptedDriver(*[busy(0.2)] * 100)
+    began = time.monotonic()
+    with pytest.raises(SLMError):
+        await face.done(face.kind(driver=driver, max_retries=99).chat("?", deadline=0.7))
+    assert time.monotonic() - began < 0.7 + SOON
+    assert 2 <= len(driver.requests) <= 4
+
+
+def test_without_a_hint_the_wait_is_random_up_to_a_limit_that_doubles() -> None:
+    """Full jitter: anything from 0 to 0.5 s, then to 1 s; clients that failed together do not come back together."""
+    calls = 40
+    fails = [RateLimitError("busy")] * 2
+
+    async def first_waits() -> list[list[float]]:
+        async def one() -> list[float]:
+            client = AsyncPhiClient(driver=ScriptedDriver(*fails, "fine"))
+            return [attempt.waited for attempt in (await client.chat("?")).attempts]
+
+        return await asyncio.gather(*(one() for _ in range(calls)))
+
+    waits = asyncio.run(first_waits())
+    for number, limit in ((0, 0.0), (1, 0.5), (2, 1.0)):
+        seen = [waited[number] for waited in waits]
+        assert all(0 <= wait <= limit for wait in seen)
+        if limit:  # that 40 random numbers miss half of their range has odds of 1 in a million millions
+            assert min(seen) < limit / 2 < max(seen)
+            assert len(set(seen)) == calls
+
+
+# --- what is reported
+
+
+@both
+async def test_the_reply_lists_every_try(face: Face) -> None:
+    script = [busy(), InternalServerError("down", status_code=503, retry_after=0.01), "fine"]
+    reply = await face.done(face.client(*script).chat("?"))
+    assert [(attempt.error, attempt.status_code) for attempt in reply.attempts] == [
+        ("RateLimitError", 429),
+        ("InternalServerError", 503),
+        (None, None),
+    ]
+    assert {(attempt.provider, attempt.model) for attempt in reply.attempts} == {("scripted", "script")}
+    assert [attempt.waited for attempt in reply.attempts] == [0.0, 0.0, 0.01]
+    assert all(0 <= attempt.seconds < SOON for attempt in reply.attempts)
+
+
+@both
+async def test_the_error_lists_every_try(face: Face) -> None:
+    script = [busy(), InternalServerError("down", status_code=503, retry_after=0.0), busy()]
+    with pytest.raises(RateLimitError) as caught:
+        await face.done(face.client(*script).chat("?"))
+    assert [attempt.error for attempt in caught.value.attempts] == [
+        "RateLimitError",
+        "InternalServerError",
+        "RateLimitError",
+    ]
+
+
+@both
+async def test_a_stream_that_breaks_off_lists_the_tries_before_it(face: Face) -> None:
+    client = face.client(busy(), [TextDelta("a"), StreamInterruptedError("cut")])
+    with pytest.raises(StreamInterruptedError) as caught:
+        async with face.opened(client.stream("?")) as stream:
+            await face.text(stream)
+    assert [attempt.error for attempt in caught.value.attempts] == ["RateLimitError", None]
+    assert caught.value.partial is not None
+    assert caught.value.partial.attempts == caught.value.attempts
+
+
+# --- cancelling
+
+
+@both
+async def test_cancelling_ends_the_wait_at_once(face: Face) -> None:
+    driver = ScriptedDriver(busy(30.0), "fine")
+    stream = face.kind(driver=driver).stream("?")
+    threading.Timer(0.1, stream.cancel).start()
+    began = time.monotonic()
+    async with face.opened(stream):
+        assert await face.text(stream) == ""
+    assert time.monotonic() - began < SOON
+    assert (stream.reply.finish_reason, stream.reply.text) == ("cancelled", "")
+    assert len(driver.requests) == 1, "a cancelled call is not tried again"
+    assert [attempt.error for attempt in stream.reply.attempts] == ["RateLimitError"]
+
+
+def test_a_task_that_is_cancelled_during_the_wait_ends_at_once() -> None:
+    driver = ScriptedDriver(busy(30.0), "fine")
+
+    async def scenario() -> None:
+        task = asyncio.create_task(AsyncPhiClient(driver=driver).chat("?"))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    began = time.monotonic()
+    asyncio.run(scenario())
+    assert time.monotonic() - began < SOON
+    assert len(driver.requests) == 1
+
+
+def test_a_wait_in_one_task_holds_up_no_other() -> None:
+    async def scenario() -> float:
+        client = AsyncPhiClient(driver=ScriptedDriver(busy(1.0), "quick", "late"))
+        slow = asyncio.create_task(client.chat("?"))
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        assert (await client.chat("?")).text == "quick"
+        took = time.monotonic() - began
+        assert (await slow).text == "late"
+        return took
+
+    assert asyncio.run(scenario()) < 0.8
+
+
+# --- it is a driver itself
+
+
+def answer(request: ChatRequest) -> Any:
+    """Answer like a model that knows the capital of Japan, and can tell stories."""
+    words = ["fox "] * 100_000 if "story" in request.messages[-1].text else "The capital of Japan is Tokyo.".split(" ")
+    words = [word if word.endswith((" ", ".")) else f"{word} " for word in words]
+    limit = request.sampling.get("max_tokens", len(words))
+    written = 0
+    for word in words:
+        if written == limit or word.strip() in request.sampling.get("stop", ()):
+            break
+        written += 1
+        yield TextDelta(word)
+    yield Finish("length" if written == limit < len(words) else "stop")
+
+
+class TestRetryDriver(DriverContract):
+    """A wrapper keeps every promise that a driver makes."""
+
+    def make_driver(self) -> RetryDriver:
+        return RetryDriver(ScriptedDriver(*[answer] * 20, features=[], delay=0.002), max_retries=2)
