@@ -11,7 +11,7 @@ help: ## show this list
 	@echo "Another Python: make try PYTHON=python3.12"
 
 try: .venv/.try ## ask the local model a question (no key, nothing configured)
-	@$(BIN)/slm ask "What is the capital of Japan?"
+	@$(BIN)/slm ask "What is the capital of Japan?" </dev/null
 
 test: .venv/.dev ## run all tests
 	@$(BIN)/python -m pytest

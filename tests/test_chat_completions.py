@@ -219,8 +219,8 @@ def chunks(draw: st.DrawFn, answer: dict[str, Any]) -> list[dict[str, Any]]:
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": draw(st.sampled_from(["", None]))}]
     for key in ("reasoning_content", "reasoning", "content"):
         as_parts = key == "content" and draw(st.booleans())
-        for piece in cut(draw, message.get(key) or ""):
-            deltas.append({key: [{"type": "text", "text": piece}] if as_parts else piece})
+        pieces = cut(draw, message.get(key) or "")
+        deltas += [{key: [{"type": "text", "text": piece}] if as_parts else piece} for piece in pieces]
     numbered = draw(st.sampled_from(["by index", "all 0", "without index"]))
     for number, made in enumerate(message.get("tool_calls", [])):
         index = {"by index": number, "all 0": 0, "without index": None}[numbered]
@@ -506,11 +506,10 @@ def test_garbage_is_a_response_format_error_and_nothing_else(frames: list[dict[s
     for decode in (lambda: streamed(*frames), lambda: [event for frame in frames for event in whole(frame)]):
         try:
             events = decode()
-        except ResponseFormatError as error:
-            assert error.__cause__ is None
-        else:
-            assert all(isinstance(event, Event) for event in events)
-            assert all(event.text for event in events if isinstance(event, (TextDelta, ReasoningDelta)))
+        except ResponseFormatError:
+            continue
+        assert all(isinstance(event, Event) for event in events)
+        assert all(event.text for event in events if isinstance(event, (TextDelta, ReasoningDelta)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
@@ -71,6 +71,16 @@ class Face(ABC):
     async def text(self, stream: Any) -> str:
         """Return all the text of a stream."""
         return "".join([piece async for piece in self.each(stream)])
+
+    async def broken_off(self, opening: Any, error: type[BaseException]) -> Any:
+        """Open a stream and raise an error in its block, after its first piece; return the stream."""
+        stream: Any = None
+        with suppress(error):
+            async with self.opened(opening) as stream:
+                async for _ in self.each(stream):
+                    raise error
+            pytest.fail(f"{error.__name__} was swallowed")
+        return stream
 
 
 class PlainFace(Face):
@@ -391,10 +401,11 @@ async def test_the_warning_comes_once_for_a_loop(face: Face) -> None:
 @both
 async def test_the_warning_points_at_the_callers_line(face: Face) -> None:
     client = face.kind(driver=ScriptedDriver("a", "b", knobs=[]))
-    with pytest.warns(UserWarning, match="top_k") as seen:
+    with pytest.warns(UserWarning, match="top_k") as by_chat:
         await face.done(client.chat("?", top_k=5))
+    with pytest.warns(UserWarning, match="top_k") as by_stream:
         client.stream("?", top_k=5)
-    assert [Path(warning.filename).name for warning in seen] == ["test_client.py"] * 2
+    assert [Path(warning.filename).name for warning in (*by_chat, *by_stream)] == ["test_client.py"] * 2
 
 
 @both
@@ -502,7 +513,9 @@ async def test_leaving_by_an_error_closes_too(face: Face) -> None:
 @pytest.mark.parametrize("kind", [PhiClient, AsyncPhiClient])
 def test_repr_names_provider_and_model_and_no_key(kind: Any) -> None:
     assert repr(kind(driver=ScriptedDriver())) == f"{kind.__name__}('scripted', 'script')"
-    client = kind("openai", "m", base_url="http://localhost:1", api_key="a-secret-key", headers={"X-Key": "another-one"})
+    client = kind(
+        "openai", "m", base_url="http://localhost:1", api_key="a-secret-key", headers={"X-Key": "another-one"}
+    )
     assert repr(client) == f"{kind.__name__}('openai', 'm')"
     assert "secret" not in repr(vars(client))
     assert "another" not in repr(vars(client))
@@ -601,7 +614,9 @@ def test_the_public_api_has_the_types_that_it_promises() -> None:
     ],
     ids=str,
 )
-def test_what_a_client_with_a_ready_driver_cannot_use_is_refused(kind: Any, arguments: dict[str, Any], said: str) -> None:
+def test_what_a_client_with_a_ready_driver_cannot_use_is_refused(
+    kind: Any, arguments: dict[str, Any], said: str
+) -> None:
     """Nothing vanishes: an argument that would have no effect is an error."""
     with pytest.raises(SLMError, match=said) as caught:
         kind(driver=ScriptedDriver("a"), **arguments)

@@ -1,7 +1,6 @@
 """What each HTTP provider does its own way: addresses, headers, names of models and options."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -207,8 +206,9 @@ def test_an_address_with_its_route_is_taken_as_it_was_meant() -> None:
 
 
 @pytest.fixture(params=sorted(DRIVERS))
-def provider(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def provider(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 def test_every_provider_is_told_what_kind_of_answer_is_wanted(provider: str) -> None:

@@ -444,7 +444,7 @@ def test_whatever_an_engine_raises_is_an_engine_error_and_the_next_call_works(
 def test_an_error_of_ours_is_raised_as_it_is() -> None:
     driver = Failing()
     driver.error = SLMError("as it is")
-    with pytest.raises(SLMError, match="^as it is$"):
+    with pytest.raises(SLMError, match=r"^as it is$"):
         list(driver.events(request()))
     driver.close()
 
@@ -482,8 +482,8 @@ def test_closing_ends_queued_calls(asynchronous: bool) -> None:
     driver.gate.clear()
     first = driver.events(request("first"))
     next(first)
-    with at_once(5.0), later(0.3, driver.close), pytest.raises(ConfigurationError, match="closed"):
-        threading.Timer(0.5, driver.gate.set).start()
+    opening = later(0.5, driver.gate.set)
+    with at_once(5.0), later(0.3, driver.close), opening, pytest.raises(ConfigurationError, match="closed"):
         events(driver, request("second"), asynchronous)
     assert list(first)[-1] == Finish("cancelled")
     assert driver.served == ["first"]

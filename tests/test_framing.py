@@ -98,7 +98,8 @@ def by_the_standard(stream: bytes) -> list[bytes]:
         else:
             line += character
     events, data = [], ""
-    for line in [*lines, line, ""]:
+    lines += [line, ""]
+    for line in lines:
         if line == "":
             if data != "":
                 events.append(data[:-1].encode())
@@ -184,9 +185,13 @@ def test_an_event_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch, re
     monkeypatch.setattr(framing, "MAX_FRAME", 1000)
     stream = EventStream()
     stream.feed(b"data: ")
-    with pytest.raises(ResponseFormatError, match="1,000 bytes"):
+
+    def feed() -> None:
         for _ in range(3000):
             stream.feed(repeated)
+
+    with pytest.raises(ResponseFormatError, match="1,000 bytes"):
+        feed()
 
 
 def test_many_events_that_each_fit_are_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

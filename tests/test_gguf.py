@@ -231,10 +231,9 @@ def test_a_header_with_flipped_bytes_is_refused_or_read_and_never_another_error(
         content[place] = byte
     try:
         header = read(file, bytes(content))
-    except ConfigurationError as error:
-        assert error.__cause__ is None
-    else:
-        assert_well_typed(header)
+    except ConfigurationError:
+        return
+    assert_well_typed(header)
 
 
 @settings(small, max_examples=200)

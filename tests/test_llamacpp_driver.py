@@ -260,7 +260,7 @@ def test_no_model_and_the_wrong_file_are_told_apart(tmp_path: Path, weights: Pat
     with weights.open("rb") as whole:
         half = tmp_path / "half.gguf"
         half.write_bytes(whole.read(8 * 1024 * 1024))  # the header, and few of the weights
-    with pytest.raises(EngineError, match="llama.cpp cannot load"):
+    with pytest.raises(EngineError, match=r"llama\.cpp cannot load"):
         PhiClient("llamacpp", str(half)).chat("Hi")
 
 

@@ -71,7 +71,7 @@ def test_the_type_is_what_the_content_shows_not_the_name(tmp_path: Path, media_t
 
 
 @pytest.mark.parametrize(
-    "url", ["https://example.com/a.png", "http://example.com/a", "HTTPS://EXAMPLE.COM/A.PNG", "data:image/png;base64,AA"]
+    "url", ["https://example.com/a.png", "http://example.com/a", "HTTPS://EXAMPLE.COM/A", "data:image/png;base64,AA"]
 )
 def test_a_url_is_kept_and_nothing_is_fetched(url: str) -> None:
     image = Image(url)
@@ -110,7 +110,7 @@ def test_bytes_are_a_picture_only_if_they_begin_like_one(content: bytes) -> None
             Image(content)
 
 
-@pytest.mark.parametrize("content", [b"", b"%PDF-1.7", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"RIFF\0\0\0\0WAVE"])
+@pytest.mark.parametrize("content", [b"", b"%PDF-1.7", b"<svg xmlns='http://w3.org/2000/svg'/>", b"RIFF\0\0\0\0WAVE"])
 def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "photo.png"
     file.write_bytes(content)
@@ -125,7 +125,7 @@ def test_a_missing_file_is_refused_by_name() -> None:
 
 @pytest.mark.parametrize("path", ["", ".", "a\0b.png", "x" * 5000])
 def test_a_path_that_is_no_file_is_refused(path: str) -> None:
-    with pytest.raises(BadRequestError, match="cannot be read|no file"):
+    with pytest.raises(BadRequestError, match="cannot be read"):
         Image(path)
 
 

@@ -248,7 +248,7 @@ def secret_file(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("form", ["{path}", "file://{path}", "FILE://{path}", "{name}", "./{name}", "//localhost{path}"])
+@pytest.mark.parametrize("form", ["{path}", "file://{path}", "FILE://{path}", "{name}", "./{name}", "//host{path}"])
 def test_an_openai_image_url_is_never_read_as_a_path(secret_file: Path, form: str) -> None:
     """Dicts come from anywhere, a web form too: what they name must not be read from this machine's disk."""
     url = form.format(path=secret_file, name=secret_file.name)

@@ -371,6 +371,22 @@ def test_an_idle_connection_that_the_server_closed_is_replaced(way: Way) -> None
         client.close()
 
 
+def test_a_connection_that_the_server_will_not_keep_is_closed_at_once(way: Way) -> None:
+    """Whoever said ``Connection: close`` waits for the client's end of it."""
+
+    def serve(peer: Peer) -> None:
+        peer.request()
+        peer.send(whole(said("once"), Connection="close"))
+        peer.wait_for_end(10)
+
+    with serving(serve) as server:
+        client = way.client(server.url)
+        for number in range(2):
+            assert client.chat().text == "once"
+            assert server.peers[number].ended.wait(SOON)
+        client.close()
+
+
 def test_a_second_call_works_while_a_stream_is_half_read(way: Way) -> None:
     with serving(answer) as server:
         client = way.client(server.url)
@@ -1004,7 +1020,7 @@ def test_a_bundle_of_ones_own_is_trusted_and_nothing_else_is(way: Way, tls: ssl.
         assert ready.chat("c").text == "c"
         ready.close()
         strict = way.client(server.url)
-        with pytest.raises(APIConnectionError, match="(?i)certificate"):
+        with pytest.raises(APIConnectionError, match=r"(?i)certificate"):
             strict.chat("d")
         strict.close()
         assert len(server.requests) == 3

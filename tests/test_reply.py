@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
-from test_client import ANSWER
-from test_messages import json_values, texts, tool_calls
 
 from slmclient import Image, Message, PhiClient, Reply, ToolCall, Usage
 from slmclient.chat import (
@@ -32,6 +30,8 @@ from slmclient.reply import ReplyBuilder, Timing
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import whole
 from slmclient.testing.hooks import RED
+from test_client import ANSWER
+from test_messages import json_values, texts, tool_calls
 
 numbers = st.floats(min_value=0, max_value=1e6)
 usages = st.builds(
@@ -149,7 +149,9 @@ def test_tool_calls_fold_to_the_same_however_they_are_cut(
 def test_calls_that_are_all_number_0_are_told_apart_by_id() -> None:
     """As Ollama numbers them (ollama/ollama#15457)."""
     reply = folded(
-        ToolCallDelta(0, "a", "first", "{}"), ToolCallDelta(0, "b", "second", '{"x"'), ToolCallDelta(0, "b", None, ":1}")
+        ToolCallDelta(0, "a", "first", "{}"),
+        ToolCallDelta(0, "b", "second", '{"x"'),
+        ToolCallDelta(0, "b", None, ":1}"),
     )
     assert [(call.id, call.name, call.raw) for call in reply.tool_calls] == [
         ("a", "first", "{}"),
@@ -206,7 +208,8 @@ def test_only_parts_of_an_answer_begin_it() -> None:
     """Start and Note never count: after them a call may still be tried again."""
     assert not answers(Start("p", "m"))
     assert not answers(Note("dropped", "seed"))
-    for event in (TextDelta("a"), ReasoningDelta("a"), ToolCallDelta(0), Finish("stop"), Usage(input_tokens=1, output_tokens=1)):
+    counted = Usage(input_tokens=1, output_tokens=1)
+    for event in (TextDelta("a"), ReasoningDelta("a"), ToolCallDelta(0), Finish("stop"), counted):
         assert answers(event)
 
 
@@ -360,8 +363,9 @@ def test_to_openai_is_a_chat_completion_of_openais_sdk(reason: Any, identity: st
         "type": "function",
         "function": {"name": "weather", "arguments": '{"city": "Oslo"}'},
     }
-    assert completion.usage is not None
-    assert (completion.usage.prompt_tokens, completion.usage.completion_tokens, completion.usage.total_tokens) == (1, 2, 3)
+    usage = completion.usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (1, 2, 3)
 
 
 def test_the_judge_would_see_a_missing_field() -> None:

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_client import ANSWER, Face, both
-from test_messages import json_values
 
 from slmclient import Image, Message, SLMError, Text
 from slmclient.chat import KNOBS, ChatOptions, ChatRequest
@@ -26,6 +24,8 @@ from slmclient.request import chat_request
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import whole
 from slmclient.testing.hooks import RED
+from test_client import ANSWER, Face, both
+from test_messages import json_values
 
 USER = {"role": "user", "content": "?"}
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -169,7 +169,10 @@ NOT_JSON: list[tuple[Any, dict[str, Any]]] = [
     ("?", {"stop": ["a", PAIR]}),
     ("?", {"model": PAIR}),
     ([{"role": "user", "content": "?", "name": PAIR}], {}),
-    ([USER, {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": PAIR}}]}, USER], {}),
+    (
+        [USER, {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": PAIR}}]}, USER],
+        {},
+    ),
 ]
 
 
@@ -189,7 +192,7 @@ async def test_what_is_no_json_is_refused_before_it_is_sent(face: Face, prompt: 
 def test_an_option_out_of_range_says_the_range_and_the_value() -> None:
     with pytest.raises(BadRequestError, match=r"0.*2.*2\.1"):
         made(temperature=2.1)
-    with pytest.raises(BadRequestError, match="whole number.*1.*0"):
+    with pytest.raises(BadRequestError, match=r"whole number.*1.*0"):
         made(max_tokens=0)
 
 
@@ -198,10 +201,9 @@ def test_whatever_is_given_only_slmerrors_leave(options: dict[str, Any], prompt:
     for each in (prompt, "?", [USER, prompt]):
         try:
             request = made(each, **options)
-        except SLMError as error:
-            assert str(error)
-        else:
-            json.dumps(dict(request.sampling), allow_nan=False)
+        except SLMError:
+            continue
+        json.dumps(dict(request.sampling), allow_nan=False)
 
 
 # --- good input

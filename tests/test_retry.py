@@ -9,9 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_client import ANSWER, Face, both
-from test_errors import CLASSES
-from test_stream import frame
 
 from slmclient import AsyncPhiClient, Message
 from slmclient.chat import ChatRequest, Finish, Note, ReasoningDelta, Start, TextDelta, ToolCallDelta, Usage
@@ -31,6 +28,9 @@ from slmclient.errors import (
 from slmclient.policy.retry import RetryDriver
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import Cut, Seen, head, whole
+from test_client import ANSWER, Face, both
+from test_errors import CLASSES
+from test_stream import frame
 
 SOON = 3.0  # seconds; what does not wait takes far less
 RETRYABLE = {RateLimitError, InternalServerError, APIConnectionError, APITimeoutError}
@@ -115,7 +115,7 @@ async def test_nobody_there_is_tried_again_and_then_said(face: Face) -> None:
     with FaultServer(b"") as server:
         url = server.url
     client = face.kind("openai", "m", base_url=url, max_retries=1)
-    with pytest.raises(APIConnectionError, match="127.0.0.1") as caught:
+    with pytest.raises(APIConnectionError, match=r"127.0.0.1") as caught:
         await face.done(client.chat("?"))
     assert [attempt.error for attempt in caught.value.attempts] == ["APIConnectionError"] * 2
 
@@ -394,8 +394,8 @@ def test_a_wait_in_one_task_holds_up_no_other() -> None:
 
 def answer(request: ChatRequest) -> Any:
     """Answer like a model that knows the capital of Japan, and can tell stories."""
-    words = ["fox "] * 100_000 if "story" in request.messages[-1].text else "The capital of Japan is Tokyo.".split(" ")
-    words = [word if word.endswith((" ", ".")) else f"{word} " for word in words]
+    story = "story" in request.messages[-1].text
+    words = ["fox "] * 100_000 if story else ["The ", "capital ", "of ", "Japan ", "is ", "Tokyo."]
     limit = request.sampling.get("max_tokens", len(words))
     written = 0
     for word in words:

@@ -6,17 +6,18 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
-from test_client import FACES, Face, Watched, both
 
 from slmclient import AsyncPhiClient, PhiClient, Usage
 from slmclient.chat import Event, Finish, Note, ReasoningDelta, Start, TextDelta, ToolCallDelta
 from slmclient.errors import APIConnectionError, RateLimitError, SLMError, StreamInterruptedError
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import Cut, Silence, head
+from test_client import FACES, Face, Watched, both
 
 SOON = 3.0  # seconds; what ends at once takes far less, what does not takes 30
 
@@ -25,6 +26,13 @@ def frame(text: str) -> bytes:
     """Return a stream chunk as an OpenAI-compatible server sends it."""
     chunk = {"id": "x", "model": "served", "choices": [{"index": 0, "delta": {"content": text}}]}
     return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
+async def reading(pieces: AsyncGenerator[str, None], seen: list[str]) -> AsyncGenerator[str, None]:
+    """Note what comes, also if there is no end to it."""
+    async for piece in pieces:
+        seen.append(piece)
+        yield piece
 
 
 END = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -167,10 +175,7 @@ async def test_leaving_at_once_asks_nothing(face: Face) -> None:
 @both
 async def test_an_exception_in_the_block_ends_the_stream(face: Face, error: type[BaseException]) -> None:
     driver = Watched()
-    with pytest.raises(error):
-        async with face.opened(face.kind(driver=driver).stream("?")) as stream:
-            async for _ in face.each(stream):
-                raise error
+    stream = await face.broken_off(face.kind(driver=driver).stream("?"), error)
     assert driver.running == 0
     assert stream.reply.finish_reason == "cancelled"
 
@@ -178,9 +183,9 @@ async def test_an_exception_in_the_block_ends_the_stream(face: Face, error: type
 @both
 async def test_leaving_early_hangs_up(face: Face) -> None:
     with FaultServer(head(), frame("first"), Silence(30)) as server:
-        async with face.opened(face.kind("openai", "m", base_url=server.url).stream("?")) as stream:
-            async with aclosing(face.each(stream)) as pieces:
-                assert await anext(pieces) == "first"
+        stream = face.kind("openai", "m", base_url=server.url).stream("?")
+        async with face.opened(stream), aclosing(face.each(stream)) as pieces:
+            assert await anext(pieces) == "first"
         assert server.gone.wait(SOON), "the connection is still open"
     assert (stream.reply.text, stream.reply.model) == ("first", "served")
 
@@ -202,11 +207,16 @@ def test_a_keyboard_interrupt_while_the_driver_works_closes_it() -> None:
     driver = Watched()
     stream = PhiClient(driver=driver).stream("?")
     seen: list[str] = []
-    with pytest.raises(KeyboardInterrupt), stream:
-        for text in stream:
-            seen.append(text)
-            if len(seen) == 3:
-                raise KeyboardInterrupt
+
+    def read() -> None:
+        with stream:
+            for text in stream:
+                seen.append(text)
+                if len(seen) == 3:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read()
     assert driver.running == 0
     assert stream.reply.text == "word word word "
 
@@ -342,13 +352,12 @@ async def test_a_call_while_a_stream_is_half_read(face: Face) -> None:
 @both
 async def test_an_interrupted_stream_carries_what_had_come(face: Face) -> None:
     script = [Start("scripted", "m"), TextDelta("The capital "), TextDelta("is"), StreamInterruptedError("cut")]
-    got = ""
+    pieces: list[str] = []
     async with face.opened(face.client(script).stream("?")) as stream:
         with pytest.raises(StreamInterruptedError) as caught:
-            async for piece in face.each(stream):
-                got += piece
+            _ = [piece async for piece in reading(face.each(stream), pieces)]
     assert caught.value.partial is not None
-    assert caught.value.partial.text == got == "The capital is"
+    assert caught.value.partial.text == "".join(pieces) == "The capital is"
     assert caught.value.partial.finish_reason == "error"
     assert (stream.reply.text, stream.reply.finish_reason) == ("The capital is", "error")
 

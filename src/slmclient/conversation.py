@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Generator
@@ -13,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmclient.chat import ChatOptions
 from slmclient.errors import BadRequestError
-from slmclient.media import Image
 from slmclient.messages import Message
+from slmclient.request import turn
 
 if TYPE_CHECKING:
     from slmclient.client import AsyncPhiClient, PhiClient
@@ -39,6 +40,8 @@ class _Turns:
     def __init__(self, options: ChatOptions) -> None:
         self._options = options.copy()
         system = self._options.pop("system", None)
+        if system is not None and not isinstance(system, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BadRequestError(f"system is a str, not {type(system).__name__}.")
         self._messages: list[Message] = [Message.system(system)] if system else []
 
     @property
@@ -50,6 +53,8 @@ class _Turns:
         """Write the messages to a JSON file, whole or not at all; pictures are embedded, options are not."""
         target = Path(path)
         text = SavedConversation(messages=self.messages).model_dump_json(indent=1)
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(target.parent))
         descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -78,12 +83,7 @@ class _Turns:
         merged: ChatOptions = {**self._options, **options}
         if merged.get("system") is not None:
             raise BadRequestError("A conversation's system message is set when it is made: conversation(system=…).")
-        message = prompt if isinstance(prompt, Message) else Message.user(prompt)
-        pictures = merged.pop("images", None) or ()
-        if pictures:
-            images = [picture if isinstance(picture, Image) else Image(picture) for picture in pictures]
-            message = Message.user(message.text, *message.images, *images)
-        return [*self._messages, message], merged
+        return [*self._messages, turn(prompt, merged.pop("images", None))], merged
 
     def _remember(self, asked: list[Message], reply: Reply) -> None:
         if reply.finish_reason not in ("cancelled", "error"):

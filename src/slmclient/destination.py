@@ -46,6 +46,8 @@ def _check_url(found: Found) -> None:
         scheme, host, _ = parts.scheme, parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"base_url ({found}) is no URL.") from None
+    if any(sign.isspace() or not sign.isprintable() for sign in str(found.value)):
+        raise ConfigurationError(f"base_url ({found}) holds white space or control characters.")
     if "@" in parts.netloc or "@" in parts.path.partition("/")[0]:
         raise ConfigurationError(f"base_url ({found}) holds a user name or password: use api_key= or headers=.")
     if scheme not in ("http", "https") or not host:
@@ -56,7 +58,12 @@ def _check_url(found: Found) -> None:
 
 
 def api_key(
-    given: Given, info: DriverInfo, base_url: Found, ours: Callable[[str], Found | None], environment: Environment
+    given: Given,
+    provider: Found,
+    info: DriverInfo,
+    base_url: Found,
+    ours: Callable[[str], Found | None],
+    environment: Environment,
 ) -> tuple[Found | None, str]:
     """Return the key, and a sentence for the error when a server asks for one all the same."""
     if not info.hosted:
@@ -65,9 +72,10 @@ def api_key(
         return Found(given.api_key, KEYWORD, "api_key="), "It was given as api_key=."
     own = ours("SLM_API_KEY")
     if own is not None:
-        if own.origin == PROCESS and base_url.origin == DOTENV:
+        decider = next((found for found in (base_url, provider) if found.origin == DOTENV), None)
+        if own.origin == PROCESS and decider is not None and base_url.origin not in (PROCESS, KEYWORD):
             raise ConfigurationError(
-                f"SLM_API_KEY is in the environment, but {base_url.name} comes from a .env file, which must not decide "
+                f"SLM_API_KEY is in the environment, but {decider.name} comes from a .env file, which must not decide "
                 "where that key goes. Put both into the same place, or pass base_url= in the code.",
                 provider=info.name,
             )

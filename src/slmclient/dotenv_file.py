@@ -15,11 +15,13 @@ _PROJECT_MARKS = (".git", "pyproject.toml")
 _LARGEST = 1024 * 1024  # bytes
 
 
-def find_dotenv_file(start: Path) -> Path | None:
+def find_dotenv_file(start: Path | None) -> Path | None:
     """Return the nearest ``.env``: in ``start``, or above it up to the project's root or the home folder.
 
     Where neither is above, only ``start`` itself is looked at. Only files of the user's own count.
     """
+    if start is None:
+        return None
     folders = [start, *start.parents]
     home = Path.home()
     end = next((n for n, folder in enumerate(folders) if folder == home or _is_project(folder)), 0)

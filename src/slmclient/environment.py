@@ -29,13 +29,20 @@ class Found:
         return f"{self.origin} {self.name}".strip()
 
 
+def _working_directory() -> Path | None:
+    try:
+        return Path.cwd()
+    except OSError:  # it was removed
+        return None
+
+
 class Environment:
     """The process environment and a .env file, read as one, with memory of which said what."""
 
     def __init__(self, env_file: str | os.PathLike[str] | bool | None = None) -> None:
         self.process: Mapping[str, str] = {name: value for name, value in os.environ.items() if value}
         if env_file is None or isinstance(env_file, bool):
-            self.file = None if env_file is False else find_dotenv_file(Path.cwd())
+            self.file = None if env_file is False else find_dotenv_file(_working_directory())
         else:
             self.file = Path(env_file)
         self.dotenv: Mapping[str, str] = read_dotenv_file(self.file) if self.file else {}

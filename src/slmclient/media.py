@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -76,6 +76,15 @@ class Image(BaseModel):
     __str__ = __repr__
 
 
+def as_image(source: object) -> Image:
+    """Return the picture that a path, a URL or bytes stand for; an `Image` as it is."""
+    if isinstance(source, Image):
+        return source
+    if isinstance(source, (str, bytes, PathLike)):
+        return Image(cast("str | bytes | PathLike[str]", source))
+    raise BadRequestError(f"An image is a path, a URL or bytes, not {type(source).__name__}.")
+
+
 def _as_url(source: str | bytes | PathLike[str]) -> str:
     if isinstance(source, bytes):
         return _data_url(source, "the bytes")
@@ -85,6 +94,8 @@ def _as_url(source: str | bytes | PathLike[str]) -> str:
         raise BadRequestError(f"An image is a path, a URL or bytes, not {type(source).__name__}.")
     path = Path(source)
     try:
+        if path.exists() and not path.is_file():
+            raise BadRequestError(f"The image {str(path)!r} cannot be read: it is no file.")
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
             raise BadRequestError(

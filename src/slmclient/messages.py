@@ -46,8 +46,8 @@ class ToolCall(BaseModel):
     def parse(cls, id: str, name: str, raw: str) -> ToolCall:
         """Return the call whose arguments the model wrote as ``raw``."""
         try:
-            parsed: object = from_json(raw) if raw.strip() else {}
-        except ValueError:
+            parsed: object = from_json(raw, allow_inf_nan=False) if raw.strip() else {}
+        except (ValueError, TypeError):  # TypeError: half a character, which is no text
             parsed = {}
         arguments = cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
         return cls(id=id, name=name, arguments=arguments, raw=raw)
@@ -121,7 +121,7 @@ class Message(BaseModel):
         if role not in ROLES:
             raise BadRequestError(f"Unknown role {role!r}: a message's role is one of {', '.join(ROLES)}.")
         content = _content_from_openai(fields.pop("content", None))
-        calls = tuple(_call_from_openai(call) for call in fields.pop("tool_calls", None) or ())
+        calls = tuple(_call_from_openai(call) for call in _listed(fields.pop("tool_calls", None)))
         reasoning = fields.pop("reasoning_content", None) or fields.pop("reasoning", None)
         known = {key: fields.pop(key) for key in ("tool_call_id", "name") if key in fields}
         leftover = sorted(key for key, value in fields.items() if value and key not in _IGNORED_KEYS)
@@ -192,6 +192,12 @@ def _part_from_openai(part: Any) -> Text | Image:
     if kind in ("input_audio", "audio_url", "video_url", "file"):
         raise UnsupportedFeatureError(f"Message parts of type {kind!r} are not supported.")
     raise BadRequestError(f"Unknown message part {kind!r}: use 'text' or 'image_url', or Text and Image.")
+
+
+def _listed(calls: Any) -> list[Any]:
+    if calls is None or isinstance(calls, (list, tuple)):
+        return list(cast("list[Any]", calls or ()))
+    raise BadRequestError(f"A message's tool_calls is a list, not {type(calls).__name__}.")
 
 
 def _part_to_openai(part: Text | Image) -> dict[str, Any]:

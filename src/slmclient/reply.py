@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +23,9 @@ from slmclient.chat import (
 )
 from slmclient.messages import Message, ToolCall
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n]*\n(.*?)^[ \t]*\1[`~]*[ \t]*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n]*\n(.*?)^[ \t]*\1[`~]*[ \t]*\r?$", re.MULTILINE | re.DOTALL
+)
 _IMAGE_TOKENS = 256  # a guess, used only where the provider counted nothing
 
 
@@ -81,11 +83,14 @@ class Reply(BaseModel):
         """Return the dict that an OpenAI chat completion has, for code that expects it."""
         message = self.to_message().to_openai()
         message["content"] = self.text if self.text or not self.tool_calls else None
+        raw: object = self.raw
+        created = cast("dict[str, Any]", raw).get("created") if isinstance(raw, dict) else None
         if self.reasoning is not None:
             message["reasoning_content"] = self.reasoning
         return {
-            "id": self.id,
+            "id": self.id or "",
             "object": "chat.completion",
+            "created": created if isinstance(created, int) else 0,
             "model": self.model,
             "choices": [{"index": 0, "message": message, "finish_reason": self.finish_reason}],
             "usage": {
@@ -97,10 +102,17 @@ class Reply(BaseModel):
 
 
 class ReplyBuilder:
-    """Folds events into a `Reply`; can be asked for the partial one at any time."""
+    """Folds events into a `Reply`; can be asked for the partial one at any time.
 
-    def __init__(self, request: ChatRequest) -> None:
+    Args:
+        request: For estimates of usage.
+        provider: Who was asked, for a reply of which nothing came.
+        model: Which model was asked, likewise.
+    """
+
+    def __init__(self, request: ChatRequest, provider: str = "", model: str | None = None) -> None:
         self._request = request
+        self._unanswered = Start(provider, request.model or model or "")
         self._began = time.monotonic()
         self._first: float | None = None
         self._start: Start | None = None
@@ -164,7 +176,7 @@ class ReplyBuilder:
 
     def reply(self, unfinished: FinishReason = "error") -> Reply:
         """Return the reply so far; where no Finish has come, its finish reason is ``unfinished``."""
-        start = self._start or Start(provider="", model=self._request.model or "")
+        start = self._start or self._unanswered
         text = "".join(self._text)
         reasoning = "".join(self._reasoning)
         calls = tuple(call.tool_call(number) for number, call in enumerate(self._calls))

@@ -8,13 +8,18 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, cast
 
+from pydantic_core import to_json
+
 from slmclient.chat import KNOBS, Cancellation, ChatOptions, ChatRequest
 from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
-from slmclient.media import Image
+from slmclient.media import Image, as_image
 from slmclient.messages import Message, Text
 
 Prompt = str | Message | Sequence[Message | Mapping[str, Any]]
 """What `chat` and `stream` take first."""
+
+LONGEST_WAIT = 1_000_000_000
+"""Seconds, 30 years: what "no limit" becomes; no clock here waits for infinity."""
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
     # option: (int or float, lowest, highest)
@@ -58,19 +63,20 @@ def chat_request(
         raise UnsupportedParameterError(unknown_name("option", unknown[0], ChatOptions.__annotations__))
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     seconds = checked_seconds("deadline", given.get("deadline", deadline))
-    return ChatRequest(
+    request = ChatRequest(
         messages=_messages(prompt, given),
-        model=given.get("model", model),
+        model=_text("model", given["model"]) if "model" in given else model,
         stream=stream,
         sampling=_sampling(given),
         tools=_tools(given),
-        tool_choice=given.get("tool_choice"),
+        tool_choice=_tool_choice(given),
         response_format=_response_format(given),
         extra=dict(_mapping("extra", given.get("extra", {}))),
         timeout=checked_seconds("timeout", given.get("timeout", timeout)),
         deadline_at=time.monotonic() + seconds,
         cancellation=Cancellation(),
     )
+    return _check_json(request)
 
 
 def unknown_name(kind: str, name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
@@ -83,7 +89,7 @@ def unknown_name(kind: str, name: str, known: Mapping[str, Any] | Sequence[str])
 def checked_seconds(name: str, value: object) -> float:
     """Return a duration in seconds; raise a ConfigurationError if it is no number above 0."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
+        return float(min(value, LONGEST_WAIT))
     raise ConfigurationError(f"{name} is a number of seconds above 0, not {value!r}.")
 
 
@@ -110,7 +116,7 @@ def _number(name: str, value: object) -> int | float:
     fits = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
     above = name in ("top_p", "repetition_penalty")  # 0 itself means nothing for these
     number = cast("int | float", value)
-    if fits and low <= number <= high and not (above and number == low):
+    if fits and low <= number <= high and number != math.inf and not (above and number == low):
         return number
     upper = "" if math.isinf(high) else f" and at most {high:g}"
     raise BadRequestError(
@@ -125,7 +131,8 @@ def _tools(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
         raise BadRequestError("tools is a list of OpenAI-shaped dicts.")
     for tool in cast("Sequence[Any]", tools):
         function = tool.get("function") if isinstance(tool, Mapping) else None  # pyright: ignore
-        if not isinstance(function, Mapping) or not function.get("name"):  # pyright: ignore
+        name: Any = function.get("name") if isinstance(function, Mapping) else None  # pyright: ignore
+        if not isinstance(name, str) or not name:
             raise BadRequestError(
                 'Each tool is a dict such as {"type": "function", "function": {"name": …, "description": …, '
                 '"parameters": {JSON schema}}}.'
@@ -139,7 +146,31 @@ def _response_format(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
     shape = _mapping("response_format", given["response_format"])
     if shape.get("type") not in _SCHEMA_KINDS:
         raise BadRequestError(f"response_format needs a 'type' of {', '.join(_SCHEMA_KINDS)}.")
+    if shape["type"] == "json_schema" and not isinstance(shape.get("json_schema"), Mapping):
+        raise BadRequestError('response_format: json_schema is {"name": …, "schema": {…}}.')
     return None if shape["type"] == "text" else shape
+
+
+def _tool_choice(given: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
+    choice = given.get("tool_choice")
+    if choice is None or isinstance(choice, (str, Mapping)):
+        return cast("str | Mapping[str, Any] | None", choice)
+    raise BadRequestError("tool_choice is 'auto', 'none', 'required' or an OpenAI-shaped dict.")
+
+
+def _check_json(request: ChatRequest) -> ChatRequest:
+    """Return the request, once everything in it can be written as JSON."""
+    names = [(m.name, m.tool_call_id, [(c.id, c.name, c.raw) for c in m.tool_calls]) for m in request.messages]
+    parts = (request.model, request.sampling, request.tools, request.tool_choice, request.response_format, names)
+    for part in (*parts, request.extra):
+        try:
+            to_json(part)
+        except (ValueError, TypeError, RecursionError):
+            raise BadRequestError(
+                "The call holds something that JSON cannot say (an object, or half a character: a lone surrogate): "
+                "look at extra, tools, response_format, stop, model and the messages' names."
+            ) from None
+    return request
 
 
 def _messages(prompt: Prompt, given: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -181,7 +212,7 @@ def _text(name: str, value: object) -> str:
 def _attach(messages: list[Message], images: object) -> None:
     if isinstance(images, (str, bytes, Image)) or not isinstance(images, Sequence):
         raise BadRequestError("images is a list: images=[…].")
-    pictures = [image if isinstance(image, Image) else Image(image) for image in cast("Sequence[Any]", images)]
+    pictures = [as_image(image) for image in cast("Sequence[Any]", images)]
     for position in range(len(messages) - 1, -1, -1):
         message = messages[position]
         if message.role == "user":
@@ -189,6 +220,24 @@ def _attach(messages: list[Message], images: object) -> None:
             kept = tuple(part for part in parts if not (isinstance(part, Text) and not part.text))
             messages[position] = message.model_copy(update={"content": (*kept, *pictures)})
             return
+
+
+def turn(prompt: object, images: object) -> Message:
+    """Return the message of one turn of a conversation, with pictures.
+
+    Raises:
+        BadRequestError: It is neither text nor a Message, or pictures were given for a turn that is not the user's.
+    """
+    if not isinstance(prompt, (str, Message)):
+        raise BadRequestError(f"A turn is a str or a Message, not {type(prompt).__name__}.")
+    message = _message(prompt)
+    if images is None or images == ():
+        return message
+    if message.role != "user":
+        raise BadRequestError("images= goes with a turn of the user's.")
+    turns = [message]
+    _attach(turns, images)
+    return turns[0]
 
 
 def _check_turns(messages: Sequence[Message]) -> None:

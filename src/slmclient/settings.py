@@ -69,7 +69,7 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
     model = model or ours("SLM_MODEL") or Found(info.default_model, DEFAULT)
     _check_local_serves(given, provider, model)
     base_url = destination.base_url(given, info, ours, environment)
-    key, hint = destination.api_key(given, info, base_url, ours, environment)
+    key, hint = destination.api_key(given, provider, info, base_url, ours, environment)
     verify = destination.verify(given, environment)
     destination.check_destination(info, base_url, key, given)
     timeout, deadline, retries = _limits(given, environment)

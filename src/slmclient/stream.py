@@ -18,7 +18,7 @@ class _Folding:
     def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
         self._driver = driver
         self._request = request
-        self._builder = ReplyBuilder(request)
+        self._builder = ReplyBuilder(request, driver.name, driver.default_model)
         for note in notes:
             self._builder.add(note)
         self._over = False
@@ -44,7 +44,7 @@ class _Folding:
 
     def _ends_here(self, event: Event) -> bool:
         """Fold an event; return whether the stream ends without it, because it was cancelled."""
-        if self._request.cancellation.cancelled and not isinstance(event, Finish):
+        if self._request.cancellation.cancelled and not isinstance(event, (Finish, Note)):
             return True
         self._builder.add(event)
         return False

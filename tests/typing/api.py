@@ -210,7 +210,7 @@ def mistakes(client: PhiClient, asynchronous_client: AsyncPhiClient) -> None:
     client.chat(5)  # type: ignore[arg-type]
     client.chat("?", images="a.png", stop=5)  # type: ignore[arg-type]
     client.chat()  # type: ignore[call-arg]
-    client.chat("?").txt  # type: ignore[attr-defined]
+    _ = client.chat("?").txt  # type: ignore[attr-defined]
     client.ask("?")  # type: ignore[attr-defined]
     PhiClient("azure", "phi-4-mini", "key")  # type: ignore[call-arg]
     PhiClient(base_ulr="http://localhost")  # type: ignore[call-arg]

@@ -31,6 +31,7 @@ Emit = Callable[[Event], bool]
 """Gives an event to the caller; False says: stop at once, nobody wants more."""
 
 _SLICE = 1.0  # seconds between two looks at the clock while waiting
+_LEAVING = 120.0  # seconds that the interpreter waits for an engine before it goes down
 _CLOSING = 5.0  # seconds that closing waits for the engine's next safe point
 
 
@@ -71,15 +72,17 @@ class Job:
     def end(self, error: SLMError | None = None) -> None:
         """Tell the caller that nothing more comes. Only the first end counts."""
         with self._lock:
-            if not self._ended:
-                self._ended = True
-                self._deliver(error)
+            if self._ended:
+                return
+            self._ended = True
+            if self.request.cancellation.cancelled:
+                error = None
+                if not self.finished:
+                    self._deliver(Finish("cancelled"))
+            self._deliver(error)
 
     def cancel(self) -> None:
         """End the call for the caller at once; the engine stops at its next event."""
-        with self._lock:
-            if not (self._ended or self.finished):
-                self._deliver(Finish("cancelled"))
         self.end()
 
 
@@ -169,6 +172,7 @@ class EngineDriver(Driver, ABC):
                 )
                 self._thread.start()
                 _open_drivers.add(self)
+                _threads.add(self._thread)
                 weakref.finalize(self, self._jobs.put, None)
             self._jobs.put(job)
         return job, request.cancellation.on_cancel(job.cancel)
@@ -209,7 +213,7 @@ class EngineDriver(Driver, ABC):
                 self.generate(job.request, job.emit)
         except SLMError as error:
             failure = error
-        except Exception as error:
+        except BaseException as error:  # whatever it is, the engine's thread goes on and the caller hears of it
             failure = EngineError(f"{self.name} failed: {type(error).__name__}: {error}", provider=self.name)
             failure.__cause__ = error
         finally:
@@ -271,6 +275,7 @@ def _work(jobs: queue.SimpleQueue[Job | None], driver: weakref.ref[EngineDriver]
 
 
 _open_drivers: weakref.WeakSet[EngineDriver] = weakref.WeakSet()
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @atexit.register
@@ -278,3 +283,5 @@ def _close_all() -> None:
     # An engine that is still at work while the interpreter goes down may crash it.
     for driver in list(_open_drivers):
         driver.close()
+    for thread in list(_threads):
+        thread.join(_LEAVING)

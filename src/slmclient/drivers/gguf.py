@@ -58,14 +58,16 @@ def _header(reader: _Reader) -> GgufHeader:
     if keys > _MOST_KEYS:
         raise ValueError("too many keys")
     values = {reader.string(): reader.value(reader.scalar(4)) for _ in range(keys)}
-    tokens = cast("list[str]", values.get("tokenizer.ggml.tokens") or [])
-    kinds = cast("list[int]", values.get("tokenizer.ggml.token_type") or [])
+    tokens, kinds = values.get("tokenizer.ggml.tokens"), values.get("tokenizer.ggml.token_type")
+    name = values.get("general.name")
     context = values.get(f"{values.get('general.architecture')}.context_length")
+    listed = isinstance(tokens, list) and isinstance(kinds, list)
+    pairs = zip(cast("list[Any]", tokens), cast("list[Any]", kinds), strict=False) if listed else ()
     return GgufHeader(
-        name=values.get("general.name"),
-        context_length=context if isinstance(context, int) else None,
+        name=name if isinstance(name, str) else None,
+        context_length=context if type(context) is int and context > 0 else None,
         control_tokens=tuple(
-            text for text, kind in zip(tokens, kinds, strict=False) if kind in _CONTROL_TYPES and len(text) > 1
+            text for text, kind in pairs if isinstance(text, str) and kind in _CONTROL_TYPES and len(text) > 1
         ),
     )
 
@@ -95,15 +97,15 @@ class _Reader:
             raise ValueError("string too long")
         return self._take(length).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 2) -> Any:
         if kind == _STRING:
             return self.string()
         if kind != _ARRAY:
             return self.scalar(kind)
         item, count = self.scalar(4), self.scalar(10)
-        if count > _MOST_ITEMS:
-            raise ValueError("array too long")
+        if count > _MOST_ITEMS or not depth:
+            raise ValueError("array too long, or too deep")
         if item in _SCALARS:
             form = _SCALARS[item][1]
             return list(struct.unpack(f"<{count}{form}", self._take(count * struct.calcsize("<" + form))))
-        return [self.value(item) for _ in range(count)]
+        return [self.value(item, depth - 1) for _ in range(count)]

@@ -83,7 +83,7 @@ class HttpDriver(Driver):
         super().__init__(config)
         self.own = checked_options(self.config, self.options)
         address, _, query = (self.config.base_url or self.info.default_base_url or "").partition("?")
-        self.base_url = address.rstrip("/")
+        self.base_url = address.rstrip("/").removesuffix("/chat/completions")
         self.query = tuple(parse_qsl(query))
         """What the base URL's own query says; it goes with every request."""
         self._model_served: str | None = None

@@ -40,6 +40,7 @@ MAX_TOKENS = 1024
 
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}  # as the model card of SmolLM2 recommends
 _LARGE_FILE = 1 << 30  # bytes; smaller models are as fast on one thread, and spin less beside other work
+_RANGES = {"n_ctx": (16, 10_000_000), "n_threads": (1, 1024)}
 _KNOWN_TEMPLATE = "chatml"
 _BATCH = 256  # a prefill can be left only between batches
 _DIALECT = Dialect(unsupported=frozenset(), spelling={"repetition_penalty": ("repeat_penalty",)})
@@ -62,6 +63,11 @@ class LlamaCppDriver(EngineDriver):
         self._own = checked_options(
             self.config, {"n_ctx": int, "n_threads": int, "n_gpu_layers": int, "chat_template": str}
         )
+        for name, (low, high) in _RANGES.items():
+            if not low <= self._own.get(name, low) <= high:
+                raise ConfigurationError(
+                    f"{self.name}: the option {name} is {low} to {high:,}, not {self._own[name]:,}.", provider=self.name
+                )
         template = self._own.get("chat_template", _KNOWN_TEMPLATE)
         if (
             template != _KNOWN_TEMPLATE and "{" not in template
@@ -161,7 +167,7 @@ class LlamaCppDriver(EngineDriver):
 
         try:
             self._server.handle_chat_completions(body, receive)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise BadRequestError(f"{self.name} refused the request: {error}", provider=self.name) from None
         if failures:
             raise failures[0]

@@ -101,8 +101,12 @@ def _plugin_class(name: str, point: EntryPoint) -> type[Driver]:
         raise ConfigurationError(
             f"The plugin for {name!r} ({point.value}) does not load: {type(error).__name__}: {error}", provider=name
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Driver)):
-        raise ConfigurationError(f"The plugin for {name!r} ({point.value}) is no subclass of Driver.", provider=name)
+    info: object = getattr(found, "info", None)
+    if not (isinstance(found, type) and issubclass(found, Driver) and isinstance(info, DriverInfo)):
+        raise ConfigurationError(
+            f"The plugin for {name!r} ({point.value}) is no subclass of Driver with a DriverInfo as its info.",
+            provider=name,
+        )
     return found
 
 

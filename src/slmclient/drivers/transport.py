@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -35,6 +36,7 @@ CONNECT_TIMEOUT = 5.0
 # A server may close an idle connection at the moment in which a request goes out on it.
 _CLOSED_MEANWHILE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 _LONGEST_REASON = 300
+_LONGEST_WAIT = 2_000_000.0  # seconds; sockets wait in milliseconds of 31 bits
 _KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
 _L = TypeVar("_L", bound="Line")
 
@@ -61,7 +63,7 @@ class Route:
         """
         try:
             return kind(self._transport_settings(url))
-        except (OSError, ValueError, TypeError, ImportError) as error:  # a missing bundle, a bad proxy URL, no socksio
+        except Exception as error:  # a missing bundle, a bad proxy URL, no socksio: as many classes as causes
             raise ConfigurationError(
                 f"verify or proxy cannot be used: {type(error).__name__} (a missing certificate file, or a proxy URL "
                 "that is none; a SOCKS proxy needs: pip install socksio).",
@@ -97,7 +99,7 @@ class Route:
                 ) from None
             headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
         headers.update({name.lower(): secret.open() for name, secret in self._config.headers.items()})
-        silence = max(0.001, min(asked.timeout, request.remaining()))
+        silence = max(0.001, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
         timeout = {"connect": min(CONNECT_TIMEOUT, silence), "read": silence, "write": silence, "pool": silence}
         return httpx2.Request(
             asked.method,
@@ -109,15 +111,18 @@ class Route:
 
     def failure(self, error: Exception, line: Line, request: ChatRequest) -> SLMError:
         """Return the error that callers see for one of the HTTP library's."""
-        provider, target, begun = self._config.provider, httpx2.URL(line.url), line.response is not None
-        host = target.netloc.decode()
+        provider, begun = self._config.provider, line.response is not None
+        host = urlsplit(line.url).netloc
         if isinstance(error, SLMError):
             return error
+        if isinstance(error, httpx2.InvalidURL):
+            return ConfigurationError(f"base_url is no URL that can be called ({error}).", provider=provider)
         if isinstance(error, httpx2.TimeoutException):
             if request.remaining() <= 0.01:
                 return deadline_passed(provider)
             if isinstance(error, httpx2.ConnectTimeout):
-                said = f"{provider} did not accept a connection within {CONNECT_TIMEOUT:g} s ({host})."
+                patience = min(CONNECT_TIMEOUT, request.timeout)
+                said = f"{provider} did not accept a connection within {patience:g} s ({host})."
             else:
                 said = f"{provider} was silent for timeout={request.timeout:g} s ({host})."
             return APITimeoutError(f"{said} Raise timeout=, or check the server.", provider=provider)
@@ -126,7 +131,11 @@ class Route:
             return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
         if begun:
             return APIConnectionError(f"The connection of {provider} to {host} broke: {reason}.", provider=provider)
-        hint = " Is the server running?" if is_loopback(target.host) else " Check the network and base_url."
+        hint = (
+            " Is the server running?"
+            if is_loopback(urlsplit(line.url).hostname or "")
+            else " Check the network and base_url."
+        )
         return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}.{hint}", provider=provider)
 
     def _reason(self, error: Exception) -> str:
@@ -180,7 +189,10 @@ class Line:
         if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             return None
         stream = info["return_value"]
-        self._socket = stream.get_extra_info("socket")
+        if event.startswith("connection.connect_tcp"):
+            # A duplicate: TLS takes the socket itself over, and a shut down reaches the connection through any of them.
+            self.forget_socket()
+            self._socket = stream.get_extra_info("socket").dup()
         if self.cancelled:
             self.shut()
         return stream
@@ -192,8 +204,14 @@ class Line:
 
     def patience(self, timeout: float | None) -> float:
         """Return how long one read may take: a call has a deadline, the library one read timeout for a whole body."""
-        left = max(0.001, self.until - time.monotonic())
+        left = max(0.001, min(self.until - time.monotonic(), _LONGEST_WAIT))
         return left if timeout is None else min(timeout, left)
+
+    def forget_socket(self) -> None:
+        """Close the duplicate of the socket."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def shut(self) -> None:
         """Shut the socket down, from any thread: whoever reads from it gets its end at once."""
@@ -248,6 +266,7 @@ class SyncLine(Line):
             self.finish()
         with suppress(Exception):
             self._transport.close()
+        self.forget_socket()
 
 
 class AsyncLine(Line):
@@ -295,3 +314,4 @@ class AsyncLine(Line):
             await self.finish()
         with suppress(Exception):
             await self._transport.aclose()
+        self.forget_socket()

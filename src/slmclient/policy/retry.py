@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import tenacity
 
-from slmclient.chat import Attempt, ChatRequest, Event, Note, answers
+from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note, Start, answers
 from slmclient.drivers.base import Driver, Feature
 from slmclient.errors import SLMError
 
@@ -31,6 +31,7 @@ class RetryDriver(Driver):
 
     def __init__(self, inner: Driver, max_retries: int) -> None:
         super().__init__(inner.config)
+        object.__setattr__(self, "info", inner.info)
         self.inner = inner
         self.max_retries = max_retries
 
@@ -69,6 +70,8 @@ class RetryDriver(Driver):
 
     def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
         began = time.monotonic()
+        if tries.attempts and request.cancellation.cancelled:
+            return [Finish("cancelled")], _nothing()
         events = self.inner.events(request)
         first: list[Event] = []
         try:
@@ -102,6 +105,8 @@ class RetryDriver(Driver):
 
     async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
         began = time.monotonic()
+        if tries.attempts and request.cancellation.cancelled:
+            return [Finish("cancelled")], _anothing()
         events = self.inner.aevents(request)
         first: list[Event] = []
         try:
@@ -142,6 +147,15 @@ class RetryDriver(Driver):
         await self.inner.aclose()
 
 
+def _nothing() -> Generator[Event, None, None]:
+    yield from ()
+
+
+async def _anothing() -> AsyncGenerator[Event, None]:
+    for event in _nothing():
+        yield event
+
+
 class _Tries:
     """What was tried for one call."""
 
@@ -180,5 +194,6 @@ class _Tries:
 
 
 def _merged(first: list[Event], notes: list[Event]) -> list[Event]:
-    """Return the events with the notes behind the first one, which is Start."""
-    return first[:1] + notes + first[1:]
+    """Return the events with the notes behind Start."""
+    split = 1 if first and isinstance(first[0], Start) else 0
+    return first[:split] + notes + first[split:]

@@ -22,7 +22,7 @@ from slmclient.chat import (
     Usage,
 )
 from slmclient.drivers.wire.dialect import Dialect
-from slmclient.errors import ResponseFormatError
+from slmclient.errors import BadRequestError, ResponseFormatError
 from slmclient.messages import Message
 
 # What decoding garbage runs into: the frames are untrusted, and checking each field first would cost every good one.
@@ -62,7 +62,10 @@ def body(request: ChatRequest, model: str | None, dialect: Dialect) -> dict[str,
 
 def encoded(request: ChatRequest, model: str | None, dialect: Dialect) -> bytes:
     """Return `body` as JSON."""
-    return to_json(body(request, model, dialect))
+    try:
+        return to_json(body(request, model, dialect))
+    except ValueError:
+        raise BadRequestError("The request holds something that JSON cannot say: look at extra, tools, stop.") from None
 
 
 def _message(message: Message) -> dict[str, Any]:
