@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -143,10 +144,14 @@ def _environment() -> Environment:
 def _describe(report: Report, settings: Settings) -> None:
     config = settings.driver
     info = registry.driver_info(config.provider)
-    report.provider, report.title, report.state, report.model = config.provider, info.title, info.state, config.model
+    report.provider, report.title, report.state = config.provider, info.title, info.state
+    report.model = config.model
+    with suppress(SLMError):  # its constructor's complaint is among the problems
+        report.model = registry.new_driver(config).default_model
     report.env_file = settings.env_file
     for name, found in settings.origins.items():
         report.settings[name] = Setting(_shown(name, found), found.origin, found.name)
+    report.settings["model"] = replace(report.settings["model"], value=report.model)
     if not info.hosted:
         del report.settings["base_url"], report.settings[_KEY]
     cache = report.settings["cache"]
