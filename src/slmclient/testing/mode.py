@@ -7,13 +7,12 @@ it without any loop, straight through: its methods block instead of waiting.
 from __future__ import annotations
 
 import asyncio
-import sys
+import faulthandler
+import tempfile
 import threading
 import time
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from types import FrameType
 from typing import Any, ClassVar, TypeVar
 
 from slmclient.chat import Cancellation, ChatOptions, ChatRequest, Event
@@ -51,8 +50,7 @@ class Mode(ABC):
         thread.start()
         thread.join(seconds)
         if thread.is_alive():
-            stack = traceback.format_stack(_frame_of(thread))
-            raise AssertionError(f"still not over after {seconds:g} s; it hangs here:\n{''.join(stack)}")
+            raise AssertionError(f"still not over after {seconds:g} s; it hangs here:\n{_stack_of(thread)}")
         if failures:
             raise failures[0]
         return done[0]
@@ -221,10 +219,15 @@ class AsyncMode(Mode):
         return text, None
 
 
-def _frame_of(thread: threading.Thread) -> FrameType | None:
-    frames: Any = vars(sys)["_current_frames"]  # CPython's, and for this use
-    found: FrameType | None = frames().get(thread.ident)
-    return found
+def _stack_of(thread: threading.Thread) -> str:
+    """Return where a thread is. By faulthandler, which takes no lock: sys._current_frames was seen to hang on 3.11."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        stacks = file.read().decode("utf-8", "replace").split("\n\n")
+    return next(
+        (stack for stack in stacks if f"0x{thread.ident or 0:016x}" in stack), "(it is not among the first 100)"
+    )
 
 
 MODES: dict[str, Mode] = {mode.name: mode for mode in (SyncMode(), AsyncMode())}
