@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import ssl
 
 
+_FOR_READY = ("timeout", "deadline", "max_retries", "strict")  # what a client with a ready driver still decides
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, "token"
 
 
@@ -148,9 +149,9 @@ class PhiClient(_Client):
             SLMError: Whatever else went wrong; see `slmclient.errors`.
         """
         request, notes = self._admitted(prompt, options, stream=False)
-        stream = ReplyStream(self._driver, request, notes)
-        for _ in stream.events():
-            pass
+        with ReplyStream(self._driver, request, notes) as stream:
+            for _ in stream.events():
+                pass
         return stream.reply
 
     def stream(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> ReplyStream:
@@ -255,8 +256,11 @@ def _settled(
         unknown = sorted(options.keys() - ClientOptions.__annotations__.keys())
         if unknown:
             raise ConfigurationError(unknown_name("argument", unknown[0], ClientOptions.__annotations__))
-        if driver is not None and (provider or model):
-            raise ConfigurationError("driver= is a ready driver: it takes no provider or model beside it.")
+        for name, value in (("provider", provider), ("model", model)):
+            if value is not None and not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError(f"{name} is a str, not {type(value).__name__}.")
+        if driver is not None:
+            _check_ready(driver, {"provider": provider, "model": model, "api_key": api_key, **options})
         given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         if api_key is not None:
             given["api_key"] = Secret(api_key)
@@ -267,6 +271,14 @@ def _settled(
         return resolve(Given(provider=provider, model=model, **given), driver), None
     except SLMError as error:
         return None, bare(error)
+
+
+def _check_ready(driver: object, beside: Mapping[str, object]) -> None:
+    if not isinstance(driver, Driver):
+        raise ConfigurationError(f"driver= is a Driver, ready to use, not {type(driver).__name__}.")
+    useless = [name for name, value in beside.items() if name not in _FOR_READY and value is not None]
+    if useless:
+        raise ConfigurationError(f"driver= is a ready driver: it takes no {', '.join(useless)} beside it.")
 
 
 def _secret_values(headers: object) -> dict[str, Secret]:

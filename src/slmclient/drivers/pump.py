@@ -45,7 +45,7 @@ class _Pump:
 
     def give_back(self, line: Line) -> bool:
         """Keep the connection for another call; False if it must be closed instead."""
-        if line.cancelled or not line.used_up:
+        if line.cancelled or not line.used_up or line.goes:
             return False
         with self._lock:
             if self._closed or len(self._idle) >= _IDLE_LINES:

@@ -197,6 +197,11 @@ class Line:
             self.shut()
         return stream
 
+    @property
+    def goes(self) -> bool:
+        """Whether the server said that it closes the connection."""
+        return self.response is not None and self.response.headers.get("connection", "").lower() == "close"
+
     def went_stale(self) -> bool:
         """Return whether a failed sending is worth a new connection: this one was idle, and its server closed it."""
         stale, self.kept = self.kept and not self.cancelled, False
