@@ -420,6 +420,10 @@ ADD, SUB = ("a", "add", '{"x": 1}'), ("b", "sub", '{"y": 2}')
             [[call(None, "a", "add", '{"x"')], [call(None, None, None, ": 1}")], [call(None, "b", "sub", '{"y": 2}')]],
             id="no index",
         ),
+        pytest.param(
+            [[call(0, "a", "add", '{"x"')], [call(None, None, None, ": 1}")], [call(1, "b", "sub", '{"y": 2}')]],
+            id="the index in the first delta only",
+        ),
         pytest.param([[call(None, *ADD), call(None, *SUB)]], id="whole calls at once"),
         pytest.param([[call(None, "a", "add", {"x": 1}), call(None, "b", "sub", {"y": 2})]], id="arguments parsed"),
     ],
