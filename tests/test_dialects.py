@@ -8,7 +8,8 @@ import pytest
 
 from slmclient import PhiClient
 from slmclient.chat import KNOBS
-from slmclient.drivers.azure import AzureDriver, endpoint
+from slmclient.drivers.azure import AzureDriver
+from slmclient.drivers.azure.endpoint import endpoint
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.github import GitHubDriver
 from slmclient.drivers.http import HttpDriver, HttpRequest

@@ -12,9 +12,9 @@ from slmclient.chat import ChatOptions, ChatRequest, Note
 from slmclient.conversation import AsyncConversation, Conversation
 from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, admit
-from slmclient.drivers.secret import Secret
+from slmclient.drivers.secret import ApiKey, Secret
 from slmclient.errors import ConfigurationError, SLMError, bare
-from slmclient.given import ApiKey, Given
+from slmclient.given import Given
 from slmclient.policy.retry import RetryDriver
 from slmclient.reply import Reply
 from slmclient.request import Prompt, chat_request, unknown_name
@@ -74,7 +74,7 @@ class _Client:
         Args:
             provider: Provider name, or ``provider:model``. Default: ``SLM_PROVIDER``, else the embedded local model.
             model: Portable name (``phi-4-mini``) or the provider's own id; for llamacpp a path.
-            api_key: The key, or a function that returns one.
+            api_key: The key, a function that returns one, or (azure) a TokenCredential of azure-identity.
             options: See `ClientOptions`.
 
         Raises:

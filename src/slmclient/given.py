@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,6 @@ from slmclient.drivers.secret import Secret
 
 if TYPE_CHECKING:
     import ssl
-
-ApiKey = str | Callable[[], str]
-"""A key, or a function that returns one (a token provider)."""
 
 
 @dataclass(frozen=True, slots=True)

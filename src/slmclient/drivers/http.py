@@ -1,8 +1,9 @@
 """HttpDriver: everything of an HTTP driver that is no I/O.
 
 A driver's talk with its server is one generator (`flow`) that yields commands and receives their results: an
-`HttpRequest` brings back an `HttpResponse`, `READ` the next bytes of its body, a list of events goes to the caller. Two
-thin pumps (`slmclient.drivers.pump`) drive it, one for threads and one for asyncio, and do all I/O.
+`HttpRequest` brings back an `HttpResponse`, `READ` the next bytes of its body, `Wait` lets time pass, a list of events
+goes to the caller. Two thin pumps (`slmclient.drivers.pump`) drive it, one for threads and one for asyncio, and do all
+I/O.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from slmclient.drivers.pump import AsyncPump, SyncPump
+    from slmclient.drivers.transport import Route
 
 MAX_BODY = 32 * 1024 * 1024
 """Longest body taken whole from a server (bytes)."""
@@ -64,11 +66,18 @@ class Read:
     """The command for the next bytes of the body; b"" is its end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The command to let time pass: not beyond the deadline, and ended by cancelling."""
+
+    seconds: float
+
+
 READ: Final = Read()
 DRAIN: Final = Read()
 """The same, after the answer is known: waits only a moment, so that a server which lingers holds up nobody."""
 
-Steps = Generator["HttpRequest | Read | list[Event]", Any, None]
+Steps = Generator["HttpRequest | Read | Wait | list[Event]", Any, None]
 """What `HttpDriver.flow` returns."""
 
 
@@ -219,13 +228,19 @@ class HttpDriver(Driver):
 
     # --- the pumps
 
+    def route(self) -> Route:
+        """Return how requests reach the server."""
+        from slmclient.drivers.transport import Route
+
+        return Route(self.config, self.speech.key_headers)
+
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""
         self._check_open()
         if self._sync is None:
             from slmclient.drivers.pump import SyncPump
 
-            self._sync = SyncPump(self.config, self.speech.key_headers)
+            self._sync = SyncPump(self.name, self.route())
         with closing(self._sync.run(self.flow(request), request)) as events:
             yield from events
 
@@ -239,7 +254,7 @@ class HttpDriver(Driver):
         if pump is None:
             from slmclient.drivers.pump import AsyncPump
 
-            pump = self._async[loop] = AsyncPump(self.config, self.speech.key_headers)
+            pump = self._async[loop] = AsyncPump(self.name, self.route())
         async with aclosing(pump.run(self.flow(request), request)) as events:
             async for event in events:
                 yield event

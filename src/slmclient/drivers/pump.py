@@ -7,15 +7,13 @@ of what lies below, whose frames hold requests and bodies.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest, Event, Finish
-from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.http import DRAIN, HttpRequest, Read, Steps
+from slmclient.drivers.http import DRAIN, HttpRequest, Read, Steps, Wait
 from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
 from slmclient.errors import SLMError, bare
 
@@ -27,21 +25,21 @@ DRAINING = 0.25
 class _Pump:
     """What both pumps share: the free list."""
 
-    def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...]) -> None:
-        self._provider = config.provider
-        self._route = Route(config, key_headers)
+    def __init__(self, provider: str, route: Route) -> None:
+        self._provider = provider
+        self._route = route
         self._lock = threading.Lock()
         self._idle: list[Any] = []
         self._closed = False
 
-    def line(self, kind: type[Line], url: str) -> Any:
-        """Return an idle connection, or a new one."""
+    def idle_line(self) -> Any:
+        """Return an idle connection, or None."""
         with self._lock:
             while self._idle:
                 idle = self._idle.pop()
                 if not idle.cancelled:  # a cancel() that came as its call ended
                     return idle
-        return self._route.new_line(kind, url)
+        return None
 
     def give_back(self, line: Line) -> bool:
         """Keep the connection for another call; False if it must be closed instead."""
@@ -101,7 +99,7 @@ class SyncPump(_Pump):
                     step = next(steps)
                     continue
                 if line is None:
-                    line = self.line(SyncLine, cast(HttpRequest, step).url)
+                    line = self.idle_line() or self._route.sync_line(cast(HttpRequest, step).url)
                     forget = request.cancellation.on_cancel(line.shut)
                 step = self._advance(steps, step, line, request)
         except (StopIteration, _Cancelled):
@@ -128,6 +126,8 @@ class SyncPump(_Pump):
                 line.until = _until(step, request)
                 if isinstance(step, Read):
                     result = line.read()
+                elif isinstance(step, Wait):
+                    request.cancellation.sleep(min(step.seconds, request.remaining()))
                 else:
                     line.url = step.url
                     result = line.send(self._route.outgoing(step, request, line.note))
@@ -162,7 +162,7 @@ class AsyncPump(_Pump):
                     step = next(steps)
                     continue
                 if line is None:
-                    line = self.line(AsyncLine, cast(HttpRequest, step).url)
+                    line = self.idle_line() or self._route.async_line(cast(HttpRequest, step).url)
                     forget = request.cancellation.on_cancel(line.shut)
                 step = await self._advance(steps, step, line, request)
         except (_Done, StopIteration, _Cancelled):
@@ -189,14 +189,11 @@ class AsyncPump(_Pump):
                 line.until = _until(step, request)
                 if isinstance(step, Read):
                     result = await line.read()
+                elif isinstance(step, Wait):
+                    await request.cancellation.async_sleep(min(step.seconds, request.remaining()))
                 else:
                     line.url = step.url
-                    outgoing = (
-                        await asyncio.to_thread(self._route.outgoing, step, request, line.note)
-                        if self._route.renewable
-                        else self._route.outgoing(step, request, line.note)
-                    )
-                    result = await line.send(outgoing)
+                    result = await line.send(await self._route.aoutgoing(step, request, line.note))
             except Exception as error:
                 failure = self._route.failure(error, line, request)
         try:

@@ -2,57 +2,121 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from slmclient.drivers.credential import TokenCache, TokenCredential, is_credential
 from slmclient.errors import ConfigurationError
 
 _REMEMBERED = 4  # tokens of a provider function that answers may still echo
 _SHORTEST_REDACTED = 6  # "EMPTY" and such are dummies; cutting them out of messages would only garble those
 
 
+_ASYNCHRONOUS = "{name} is asynchronous: use AsyncPhiClient, or give the synchronous credential or function."
+
+ApiKey = str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenCredential
+"""A key, a function that returns one (a token provider, asynchronous or not), or an azure-core TokenCredential."""
+
+
 class Secret:
-    """A key, or a function that returns one. Shows nothing in repr, str, vars or a traceback's locals; does not pickle.
+    """A key, or what gives one. Shows nothing in repr, str, vars or a traceback's locals; does not pickle.
 
     Args:
-        value: The key itself, or a callable that returns it (a token provider). Surrounding white space is cut off:
-            keys read from files end in a line break.
+        value: The key itself; a callable that returns it (a token provider), asynchronous or not; or a TokenCredential,
+            which gives tokens only once it has a scope (`for_scope`). Surrounding white space is cut off: keys read
+            from files end in a line break.
         name: What it is, for errors.
 
     Raises:
         ConfigurationError: The key is empty or holds characters that no header can carry.
     """
 
-    __slots__ = ("_given_out", "_open", "renewable")
+    __slots__ = ("_cache", "_credential", "_given_out", "_name", "_open", "_opens_async", "renewable")
 
-    def __init__(self, value: str | Callable[[], str], name: str = "api_key") -> None:
-        self.renewable = callable(value)
-        """Whether it is a function, asked anew for every request; it may take its time."""
+    def __init__(self, value: ApiKey, name: str = "api_key") -> None:
+        self.renewable = not isinstance(value, str)
+        """Whether each request asks for it anew, which may take its time."""
+        self._name = name
         self._given_out: deque[str] = deque(maxlen=_REMEMBERED)
-        self._open: Callable[[], str]
+        self._credential: TokenCredential | None = None
+        self._cache: TokenCache | None = None
+        self._opens_async = False
+        self._open: Callable[[], Any]
         problem = ""
-        if callable(value):
-            self._open = partial(_asked, value, name)
-        elif isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if isinstance(value, str):
             problem = _problem(value, name)
             self._open = partial(str, value.strip())
+        elif is_credential(value):
+            self._credential = value
+            self._open = partial(_no_scope, name)
+        elif callable(value):
+            self._open = value
+            self._opens_async = inspect.iscoroutinefunction(value)
         else:
-            problem = f"{name} is a str or a function that returns one, not {type(value).__name__}."
-            if hasattr(value, "get_token"):
-                problem += " For an azure-identity credential pass get_bearer_token_provider(credential, scope)."
+            problem = f"{name} is a str, a function that returns one or a TokenCredential, not {type(value).__name__}."
         del value  # a traceback shows the locals of its frames
         if problem:
             raise ConfigurationError(problem)
 
+    @property
+    def needs_scope(self) -> bool:
+        """Whether it is a TokenCredential that was not told yet what its tokens are for."""
+        return self._credential is not None and self._cache is None
+
+    def for_scope(self, scope: str) -> Secret:
+        """Return the secret that gives a TokenCredential's tokens for a scope; they are kept until they expire."""
+        assert self._credential is not None
+        scoped = Secret(self._credential, self._name)
+        scoped._cache = TokenCache(self._credential, scope)
+        scoped._open, scoped._opens_async = scoped._cache.token, scoped._cache.asynchronous
+        return scoped
+
     def open(self) -> str:
-        """Return the key itself. For the pump alone."""
-        key = self._open()
-        if self.renewable and key not in self._given_out:
-            self._given_out.append(key)
-        return key
+        """Return the key itself. For the pump alone.
+
+        Raises:
+            ConfigurationError: It comes from an asynchronous function or credential, or is no key.
+        """
+        if self._opens_async:
+            raise ConfigurationError(_ASYNCHRONOUS.format(name=self._name))
+        return self._given(self._open())
+
+    async def aopen(self) -> str:
+        """`open`, for asyncio; what may take its time waits in the loop or on a thread, not in its way."""
+        if not self.renewable:
+            return self.open()
+        if self._cache is not None and (fresh := self._cache.fresh()) is not None:
+            return self._given(fresh)
+        if self._opens_async:
+            return self._given(await (self._cache.atoken() if self._cache is not None else self._open()))
+        import asyncio
+
+        key = await asyncio.to_thread(self._open)
+        return self._given(await key if inspect.isawaitable(key) else key)
+
+    def _given(self, key: object) -> str:
+        """Return a key that came, once it is one, and remember it for `redact`."""
+        if not self.renewable:
+            return cast(str, key)
+        problem = _ASYNCHRONOUS.format(name=self._name) if inspect.isawaitable(key) else _problem(key, self._name)
+        if inspect.iscoroutine(key):
+            key.close()
+        stripped = cast(str, key).strip() if not problem else ""
+        del key
+        if problem:
+            raise ConfigurationError(problem)
+        if stripped not in self._given_out:
+            self._given_out.append(stripped)
+        return stripped
+
+    def refused(self) -> None:
+        """Take note that a server refused the key: a kept token is asked for anew."""
+        if self._cache is not None:
+            self._cache.forget()
 
     def redact(self, value: Any) -> Any:
         """Return a parsed JSON value with the key cut out of every string in it."""
@@ -74,13 +138,11 @@ class Secret:
         return id(type(self))
 
 
-def _asked(function: Callable[[], str], name: str) -> str:
-    key = function()
-    problem = _problem(key, name)
-    key = key.strip() if not problem else ""
-    if problem:
-        raise ConfigurationError(problem)
-    return key
+def _no_scope(name: str) -> str:
+    raise ConfigurationError(
+        f"{name} is a TokenCredential, and this provider has no scope to ask it for: pass a function that returns a "
+        "token, such as azure-identity's get_bearer_token_provider(credential, scope)."
+    )
 
 
 def _problem(value: object, name: str) -> str:

@@ -27,6 +27,7 @@ from slmclient.errors import (
     ConfigurationError,
     ResponseFormatError,
     SLMError,
+    bare,
 )
 from slmclient.hosts import is_loopback
 
@@ -50,12 +51,15 @@ class Route:
         self._tls: ssl.SSLContext | None = None
         self._lock = threading.Lock()
 
-    @property
-    def renewable(self) -> bool:
-        """Whether opening the key may take its time."""
-        return self._config.api_key is not None and self._config.api_key.renewable
+    def sync_line(self, url: str) -> SyncLine:
+        """Return a new connection for threads; see `_new_line`."""
+        return self._new_line(SyncLine, url)
 
-    def new_line(self, kind: type[_L], url: str) -> _L:
+    def async_line(self, url: str) -> AsyncLine:
+        """Return a new connection for asyncio; see `_new_line`."""
+        return self._new_line(AsyncLine, url)
+
+    def _new_line(self, kind: type[_L], url: str) -> _L:
         """Return a new connection, which opens with its first request.
 
         Raises:
@@ -86,17 +90,34 @@ class Route:
 
     def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
         """Return the request with its key."""
+        try:
+            key = self._config.api_key.open() if self._config.api_key is not None else None
+        except Exception as error:  # a user's token provider may raise anything
+            raise self._no_key(error) from None
+        return self._keyed(asked, request, trace, key)
+
+    async def aoutgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
+        """`outgoing`, for asyncio."""
+        try:
+            key = await self._config.api_key.aopen() if self._config.api_key is not None else None
+        except Exception as error:
+            raise self._no_key(error) from None
+        return self._keyed(asked, request, trace, key)
+
+    def _no_key(self, error: Exception) -> SLMError:
+        if isinstance(error, SLMError):
+            error.provider = self._config.provider
+            return bare(error)
+        return AuthenticationError(
+            f"The function given as api_key failed: {type(error).__name__}.", provider=self._config.provider
+        )
+
+    def _keyed(
+        self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any], key: str | None
+    ) -> httpx2.Request:
         headers = {"accept-encoding": "identity", "user-agent": "slmclient"}
         headers.update({name.lower(): value for name, value in asked.headers.items()})
-        if self._config.api_key is not None:
-            try:
-                key = self._config.api_key.open()
-            except SLMError:
-                raise
-            except Exception as error:  # a user's token provider may raise anything
-                raise AuthenticationError(
-                    f"The function given as api_key failed: {type(error).__name__}.", provider=self._config.provider
-                ) from None
+        if key is not None:
             headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
         headers.update({name.lower(): secret.open() for name, secret in self._config.headers.items()})
         silence = max(0.001, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
