@@ -5,19 +5,44 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from string import Formatter
 from typing import get_args
 
 import pytest
 
 from slmclient import catalogue
-from slmclient.catalogue import Model, Offer, Status, find, models, offer, provider_id, providers_of
+from slmclient.catalogue import (
+    Model,
+    Offer,
+    Provider,
+    Status,
+    directions,
+    elsewhere,
+    find,
+    legacy_id,
+    models,
+    offer,
+    provider,
+    provider_id,
+    providers,
+    providers_of,
+    retirement,
+)
+from slmclient.drivers import registry
+from slmclient.settings import VARIABLES
 
-PROVIDERS = {"azure", "github", "local", "nvidia", "ollama", "onnx"}
+HOSTED = {"azure", "github", "nvidia"}
+LOCAL = {"local", "llamacpp", "mlx", "ollama", "onnx", "openvino", "transformers"}
 PHI_3 = [model.name for model in models() if model.family in ("phi-3", "phi-3.5")]
 DATA = Path(catalogue.__file__).with_name("models.json")
+FACTS = (  # of a model, each with a source
+    *("parameters", "context", "modalities", "languages", "image_languages", "audio_languages"),
+    *("tools", "reasoning", "template", "licence"),
+)
 
 
 def offers() -> list[tuple[Model, Offer]]:
@@ -25,7 +50,8 @@ def offers() -> list[tuple[Model, Offer]]:
 
 
 def keys(model: Model) -> set[str]:
-    return {key.casefold() for key in (model.name, *model.aliases, *(each.id for each in model.offers))}
+    ids = [key for each in model.offers for key in (each.id, each.legacy_id) if key]
+    return {key.casefold() for key in (model.name, *model.aliases, *ids)}
 
 
 # The data
@@ -53,8 +79,7 @@ def test_a_model_is_well_formed(model: Model) -> None:
     assert model.aliases
     assert len({alias.casefold() for alias in (model.name, *model.aliases)}) == 1 + len(model.aliases), "said twice"
     assert re.fullmatch(r"\d+(\.\d+)?[BM](, \d+(\.\d+)?B active)?", model.parameters)
-    assert model.context >= 4096
-    assert model.context % 1024 == 0
+    assert model.context is None or (model.context >= 4096 and model.context % 1024 == 0)
     assert model.modalities[0] == "text"
     assert set(model.modalities) <= {"text", "image", "audio"}
     assert model.tools in (True, False, None)
@@ -69,17 +94,30 @@ def test_a_model_is_well_formed(model: Model) -> None:
     assert model.reasoning is None or (model.reasoning.open, model.reasoning.close) == ("<think>", "</think>")
 
 
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.name)
+def test_every_fact_has_one_source_that_names_its_year(model: Model) -> None:
+    sourced = Counter(fact for source in model.sources for fact in source.facts)
+    assert set(sourced) <= set(FACTS)
+    assert set(sourced.values()) == {1}
+    assert {fact for fact in FACTS if getattr(model, fact) is not None} <= set(sourced)
+    assert all(re.search(r"\b20\d\d\b", source.text) for source in model.sources)
+
+
 @pytest.mark.parametrize(
     ("model", "one"), [pytest.param(model, each, id=f"{model.name} at {each.provider}") for model, each in offers()]
 )
 def test_an_offer_is_well_formed(model: Model, one: Offer) -> None:
-    assert one.provider in PROVIDERS
+    assert one.provider in HOSTED | LOCAL
     assert one.id
     assert one.status in get_args(Status)
-    assert re.search(r"\b20\d\d\b", one.source) or one.provider == "local", "a source names its date"
+    assert re.search(r"\b20\d\d\b", one.source), "a source names its date"
     assert (one.on is not None) == (one.status == "retired")
     assert one.on is None or date(2024, 4, 23) < one.on < date(2027, 1, 1)  # Phi-3 came out on the first
     assert one.replacement is None or one.status != "active", "what is there needs no replacement"
+    assert one.max_input is None or model.context is None or 0 < one.max_input <= model.context
+    assert one.max_output is None or model.context is None or 0 < one.max_output <= model.context
+    assert one.images is None or "image" in model.modalities
+    assert (one.legacy_id is not None) == (one.provider == "github")
 
 
 def test_a_replacement_can_be_had_and_does_the_same_job() -> None:
@@ -104,7 +142,124 @@ def test_the_data_is_typed_and_frozen() -> None:
     with pytest.raises(AttributeError):
         model.context = 1  # type: ignore[misc]
     assert hash(model) == hash(find("phi4-reasoning"))
-    assert {key for entry in json.loads(DATA.read_bytes()) for key in entry} == set(Model.__dataclass_fields__)
+    entries = json.loads(DATA.read_bytes())
+    assert {key for entry in entries for key in entry} == set(Model.__dataclass_fields__)
+    assert {key for entry in entries for row in entry["offers"] for key in row} == set(Offer.__dataclass_fields__)
+
+
+# Facts
+
+
+MANY = "ar cs da de en es fi fr he hu it ja ko nl no pl pt ru sv th tr uk zh"  # 23, of Phi-3.5 and Phi-4-mini
+CONTEXTS = """
+smollm2-135m                8192  text              en    no
+phi-3-mini-4k               4096  text              en,fr no
+phi-3-mini-128k           131072  text              en    no
+phi-3-small-8k              8192  text              en    no
+phi-3-small-128k          131072  text              en    no
+phi-3-medium-4k             4096  text              en    no
+phi-3-medium-128k         131072  text              en    no
+phi-3-vision              131072  text,image        ?     no
+phi-3.5-mini              131072  text              many  no
+phi-3.5-moe               131072  text              many  no
+phi-3.5-vision            131072  text,image        en    no
+phi-4                      16384  text              en    no
+phi-4-mini                131072  text              many  yes
+phi-4-multimodal          131072  text,image,audio  many  yes
+phi-4-reasoning            32768  text              en    no
+phi-4-reasoning-plus       32768  text              en    no
+phi-4-mini-reasoning      131072  text              en    no
+phi-4-mini-flash-reasoning 65536  text              en    no
+phi-4-reasoning-vision         ?  text,image        ?     no
+"""  # portable name, context, what it takes in, languages of its card, whether it was trained to call tools; ? unknown
+LIMITS = """
+azure   phi-4                 16384  16384 no
+azure   phi-4-mini           131072   4096 no
+azure   phi-4-multimodal     131072   4096 no
+azure   phi-4-reasoning       32768  32768 no
+azure   phi-4-mini-reasoning 128000 128000 no
+nvidia  phi-4-mini           131072   8192 yes
+nvidia  phi-4-multimodal     128000  16384 no
+"""  # Azure's table of 2026-04-16 and NVIDIA's of langchain-nvidia-ai-endpoints 1.5.0: most tokens in and out, tools
+
+
+def test_what_the_cards_say() -> None:
+    table = [line.split() for line in CONTEXTS.strip().splitlines()]
+    assert [name for name, *_ in table] == [model.name for model in models()]
+    for name, context, takes, languages, tools in table:
+        model = find(name)
+        assert model is not None
+        assert model.context == (None if context == "?" else int(context)), name
+        assert model.modalities == tuple(takes.split(",")), name
+        expected = {"?": None, "many": set(MANY.split())}.get(languages, set(languages.split(",")))
+        assert (None if model.languages is None else set(model.languages)) == expected, name
+        assert model.tools == (tools == "yes"), name
+
+
+def test_what_one_sees_and_hears_in_fewer_languages_than_it_reads() -> None:
+    apart = [model for model in models() if model.image_languages or model.audio_languages]
+    assert [model.name for model in apart] == ["phi-4-multimodal"]
+    assert apart[0].image_languages == ("en",)
+    assert set(apart[0].audio_languages or ()) == {"de", "en", "es", "fr", "it", "ja", "pt", "zh"}
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.name)
+def test_languages_are_codes(model: Model) -> None:
+    for codes in (model.languages, model.image_languages, model.audio_languages):
+        assert codes is None or (
+            len(set(codes)) == len(codes) and all(re.fullmatch("[a-z]{2}", code) for code in codes)
+        )
+
+
+def test_what_differs_at_a_provider() -> None:
+    given = {}
+    for line in LIMITS.strip().splitlines():
+        where, name, most_in, most_out, tools = line.split()
+        given[where, name] = (int(most_in), int(most_out), tools == "yes")
+    found = {(each.provider, model.name): (each.max_input, each.max_output, each.tools) for model, each in offers()}
+    assert {key: value for key, value in found.items() if value != (None, None, None)} == given
+    assert [(each.provider, model.name, each.images) for model, each in offers() if each.images] == [
+        ("azure", "phi-3.5-vision", 1)
+    ]
+
+
+# Providers
+
+
+def test_the_providers() -> None:
+    assert {each.name for each in providers() if each.where == "hosted"} == HOSTED
+    assert {each.name for each in providers() if each.where == "local"} == LOCAL
+    assert len(providers()) == len(HOSTED | LOCAL)
+    assert provider("azure") is next(each for each in providers() if each.name == "azure")
+    assert provider("openai") is provider("nim") is provider("Azure") is None
+
+
+def test_github_is_the_one_that_is_gone() -> None:
+    gone = [each for each in providers() if each.status != "active"]
+    assert [(each.name, each.status, each.on, each.replacement) for each in gone] == [
+        ("github", "retired", date(2026, 7, 30), "azure")
+    ]
+
+
+@pytest.mark.parametrize("one", providers(), ids=lambda one: one.name)
+def test_a_provider_is_well_formed(one: Provider) -> None:
+    assert one.title
+    assert re.search(r"\b20\d\d\b", one.source), "a source names its date"
+    assert (one.on is not None) == (one.status == "retired")
+    assert one.replacement is None or provider(one.replacement) is not None
+    assert {field for _, field, _, _ in Formatter().parse(one.reach or "") if field} <= {"name", "id"}
+    assert one.takes_names == (one.name != "llamacpp")
+
+
+def test_what_is_said_to_be_in_reach_is() -> None:
+    """Variables that slmclient reads, with a provider that it has."""
+    for one in providers():
+        for variable, value in re.findall(r"\b([A-Z_]{4,})=(\S*)", one.reach or ""):
+            assert variable in VARIABLES, one.name
+            assert variable != "SLM_PROVIDER" or value in registry.ROWS, one.name
+    assert {each.name for each in providers() if each.reach is None} == {
+        *("github", "onnx", "transformers", "openvino", "mlx")
+    }
 
 
 # What is retired, and where
@@ -222,6 +377,60 @@ def test_what_the_catalogue_does_not_know_passes_unchanged(written: str, provide
     assert offer(written, provider) is None
 
 
+GGUF = """
+phi-3-mini-4k        microsoft/Phi-3-mini-4k-instruct-gguf
+phi-3-mini-128k      bartowski/Phi-3-mini-128k-instruct-GGUF
+phi-3-medium-4k      bartowski/Phi-3-medium-4k-instruct-GGUF
+phi-3-medium-128k    bartowski/Phi-3-medium-128k-instruct-GGUF
+phi-3.5-mini         bartowski/Phi-3.5-mini-instruct-GGUF
+phi-3.5-moe          bartowski/Phi-3.5-MoE-instruct-GGUF
+phi-4                microsoft/phi-4-gguf
+phi-4-mini           unsloth/Phi-4-mini-instruct-GGUF
+phi-4-reasoning      unsloth/Phi-4-reasoning-GGUF
+phi-4-reasoning-plus unsloth/Phi-4-reasoning-plus-GGUF
+phi-4-mini-reasoning unsloth/Phi-4-mini-reasoning-GGUF
+smollm2-135m         HuggingFaceTB/SmolLM2-135M-Instruct-GGUF
+"""
+
+
+def test_llama_cpp_has_files_of_the_text_models_that_it_runs() -> None:
+    given = dict(line.split() for line in GGUF.strip().splitlines())
+    assert {model.name: each.id for model, each in offers() if each.provider == "llamacpp"} == given
+
+
+def test_transformers_takes_the_hugging_face_id() -> None:
+    pairs = [(model, each) for model, each in offers() if each.provider == "transformers"]
+    assert [model for model, _ in pairs] == list(models())
+    assert all(each.id in model.aliases and "/" in each.id for model, each in pairs)
+    here = {model.name: each for model, each in pairs}
+    assert {name for name, each in here.items() if each.status == "unknown"} == {  # what needs code of its repository
+        *("phi-3-small-8k", "phi-3-small-128k", "phi-3-vision", "phi-3.5-vision"),
+        *("phi-4-multimodal", "phi-4-mini-flash-reasoning", "phi-4-reasoning-vision"),
+    }
+    for name in ("phi-3-vision", "phi-3.5-vision", "phi-4-multimodal"):
+        assert "remote code" in here[name].source
+
+
+@pytest.mark.parametrize(
+    ("written", "new", "old"),
+    [
+        ("phi-3.5-mini", "microsoft/phi-3.5-mini-instruct", "Phi-3.5-mini-instruct"),
+        ("Phi-3.5-mini-instruct", "microsoft/phi-3.5-mini-instruct", "Phi-3.5-mini-instruct"),
+        ("microsoft/phi-3.5-mini-instruct", "microsoft/phi-3.5-mini-instruct", "Phi-3.5-mini-instruct"),
+        ("microsoft/Phi-3.5-MoE-instruct", "microsoft/phi-3.5-moe-instruct", "Phi-3.5-MoE-instruct"),
+        ("phi-4", "microsoft/phi-4", "Phi-4"),
+        ("Phi-4", "microsoft/phi-4", "Phi-4"),
+        ("phi4-mini", "microsoft/phi-4-mini-instruct", "Phi-4-mini-instruct"),
+        ("phi-4-reasoning-plus", "phi-4-reasoning-plus", "phi-4-reasoning-plus"),  # was never there
+        ("smollm2-135m", "smollm2-135m", "smollm2-135m"),
+        ("openai/gpt-4o", "openai/gpt-4o", "openai/gpt-4o"),
+    ],
+)
+def test_both_eras_of_github_have_their_ids(written: str, new: str, old: str) -> None:
+    assert provider_id(written, "github") == new
+    assert legacy_id(written) == old
+
+
 def test_a_provider_s_own_id_comes_back_unchanged() -> None:
     for _, each in offers():
         assert provider_id(each.id, each.provider) == each.id
@@ -241,24 +450,191 @@ def test_find_knows_every_spelling_in_any_case() -> None:
 
 
 def test_providers_of_puts_the_certain_ones_first() -> None:
-    assert providers_of("phi-4-mini") == ("azure", "ollama", "onnx", "nvidia")
-    assert providers_of("phi-3.5-mini-instruct") == ("ollama", "onnx", "nvidia")
-    assert providers_of("phi-4-mini-flash-reasoning") == ("azure", "nvidia")
-    assert providers_of("smollm2-135m") == ("local",)
+    assert providers_of("phi-4-mini") == ("azure", "ollama", "onnx", "transformers", "nvidia")
+    assert providers_of("phi-3.5-mini-instruct") == ("ollama", "onnx", "transformers", "mlx", "nvidia")
+    assert providers_of("phi-4-mini-flash-reasoning") == ("azure", "nvidia", "transformers")
+    assert providers_of("smollm2-135m")[0] == "local"
     assert providers_of("gpt-9") == ()
 
 
-def test_importing_reads_nothing_and_the_file_is_read_once() -> None:
+def test_providers_of_has_none_that_wants_a_file_instead_of_a_name() -> None:
+    """Errors turn it into PhiClient(provider, name), which has to work."""
+    assert not any("llamacpp" in providers_of(model.name) for model in models())
+
+
+# Where to go instead
+
+
+@pytest.mark.parametrize(
+    "written", ["phi-3.5-mini", "PHI-3.5-MINI", "microsoft/Phi-3.5-mini-instruct", "microsoft/phi-3.5-mini-instruct"]
+)
+def test_a_name_of_what_azure_retired_has_the_offer(written: str) -> None:
+    found = retirement(written, "azure")
+    assert found is offer("phi-3.5-mini", "azure")
+    assert found is not None
+    assert (found.on, found.replacement) == (date(2025, 8, 30), "phi-4-mini")
+
+
+@pytest.mark.parametrize(
+    ("written", "where"),
+    [
+        ("Phi-3.5-mini-instruct", "azure"),  # an alias and Azure's own id: it may be the name of a deployment
+        ("phi-3.5-MINI-instruct", "azure"),
+        ("phi-4", "azure"),  # not retired
+        ("phi-3.5-mini", "nvidia"),  # deprecated
+        ("phi-3.5-mini", "ollama"),
+        ("phi-3.5-mini", "openai"),
+        ("my-phi-3.5", "azure"),
+        ("", "azure"),
+        ("microsoft/phi-3.5-mini-instruct", "github"),  # its own, of the new endpoint and of the old one
+        ("Phi-3.5-mini-instruct", "github"),
+        ("Phi-4", "github"),
+        ("phi-4-reasoning-plus", "github"),  # was never there
+    ],
+)
+def test_what_is_not_retired_or_the_caller_s_business_is_none(written: str, where: str) -> None:
+    assert retirement(written, where) is None
+
+
+def test_a_portable_name_is_never_an_id_of_the_caller_s() -> None:
+    """Though at GitHub's old endpoint phi-4 differed from the id by its case only."""
+    assert retirement("phi-4", "github") is offer("phi-4", "github")
+    for model, each in offers():
+        assert retirement(model.name, each.provider) is (each if each.status == "retired" else None)
+
+
+def where(name: str, left: str) -> list[str]:
+    return [host.name for host, _ in elsewhere(name, left)]
+
+
+def test_elsewhere_starts_on_the_own_machine_and_ends_with_the_doubtful() -> None:
+    assert where("phi-4-mini", "github") == ["llamacpp", "ollama", "azure", "nvidia"]
+    assert where("phi-4-mini", "azure") == ["llamacpp", "ollama", "nvidia"]
+    assert where("Phi-3.5-mini-instruct", "azure") == ["llamacpp", "ollama", "nvidia"]
+    assert where("smollm2-135m", "azure") == ["local", "llamacpp", "ollama"]
+    assert where("phi-4-reasoning-vision", "azure") == []
+    assert where("gpt-9", "azure") == []
+
+
+def test_elsewhere_leads_nowhere_that_is_gone_or_out_of_reach() -> None:
+    for model in models():
+        for left in ("", *HOSTED, *LOCAL):
+            for host, each in elsewhere(model.name, left):
+                assert each in model.offers
+                assert each.provider == host.name != left
+                assert "retired" not in (host.status, each.status)
+                assert host.reach is not None
+
+
+def test_directions_say_what_to_type() -> None:
+    told = directions("phi-3.5-mini", "azure")
+    for part in (
+        "llamacpp (SLM_PROVIDER=llamacpp SLM_MODEL=<path of a GGUF file, such as one of bartowski/Phi-3.5-mini-",
+        "`ollama pull phi3.5`",
+        "SLM_PROVIDER=openai SLM_BASE_URL=http://localhost:11434/v1 SLM_MODEL=phi3.5)",
+        "The nearest living model at azure is phi-4-mini.",
+    ):
+        assert part in told
+    assert "nvidia" not in told, "where it is certain, the doubtful is not worth the words"
+    assert "azure (SLM_PROVIDER=azure SLM_MODEL=phi-4-mini)" in directions("phi-4-mini", "nvidia")
+    assert directions("microsoft/Phi-3.5-mini-instruct", "azure") == told
+
+
+@pytest.mark.parametrize(
+    ("name", "left", "nearest"),
+    [
+        ("phi-3.5-vision", "azure", "at azure is phi-4-multimodal."),
+        ("phi-3.5-mini", "github", "at azure is phi-4-mini."),  # where GitHub itself points to
+        ("phi-4-mini-flash-reasoning", "nvidia", "at azure is phi-4-mini-reasoning."),
+        ("phi-3-mini-4k", "nvidia", "at azure is phi-4-mini."),  # NVIDIA's is not known to live
+    ],
+)
+def test_directions_end_with_the_nearest_model_that_lives(name: str, left: str, nearest: str) -> None:
+    assert directions(name, left).endswith(f"The nearest living model {nearest}")
+
+
+def test_doubtful_directions_are_given_as_such() -> None:
+    assert directions("phi-3-small-8k", "azure").startswith("It may still be had: nvidia (SLM_PROVIDER=nvidia ")
+
+
+def test_directions_are_short_and_end_like_a_sentence() -> None:
+    for model in models():
+        for left in (*HOSTED, *LOCAL):
+            told = directions(model.name, left)
+            assert len(told) <= 350, (model.name, left)
+            assert "{" not in told
+            assert "None" not in told
+            assert told == "" or told.endswith(".")
+            assert told or not elsewhere(model.name, left), "there is something to say"
+    assert directions("gpt-9", "azure") == directions("", "azure") == ""
+    assert directions("phi-4-reasoning-vision", "azure") == ""  # nowhere else
+
+
+@pytest.fixture
+def invent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Put other data into the catalogue: rules that the real data has no case of, today."""
+
+    def install(*invented: Model, **changes: Provider) -> None:
+        hosts = tuple(changes.get(each.name, each) for each in providers())
+        monkeypatch.setattr(catalogue, "models", lambda: invented)
+        monkeypatch.setattr(catalogue, "providers", lambda: hosts)
+        catalogue._index.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    catalogue._index.cache_clear()
+
+
+def a_model(name: str, **status: Status) -> Model:
+    """Return a model with an offer at each provider named."""
+    there = [Offer(host, f"{name}-there", state, None, None, "2026") for host, state in status.items()]
+    return replace(models()[0], name=name, aliases=(), offers=tuple(there))
+
+
+def test_the_certain_come_before_the_doubtful(invent: Callable[..., None]) -> None:
+    invent(a_model("one", nvidia="unknown", azure="active", ollama="deprecated", local="active"))
+    assert where("one", "openai") == ["local", "ollama", "azure", "nvidia"]
+
+
+def test_a_provider_that_is_gone_is_gone_for_all_its_models(invent: Callable[..., None]) -> None:
+    azure = provider("azure")
+    assert azure is not None
+    invent(a_model("one", azure="active", local="active"), azure=replace(azure, status="retired"))
+    assert where("one", "nvidia") == ["local"]
+
+
+def test_the_nearest_model_is_looked_for_at_the_same_provider_first(invent: Callable[..., None]) -> None:
+    old = a_model("old", nvidia="deprecated")
+    old = replace(old, offers=(replace(old.offers[0], replacement="new"),))
+    invent(old, a_model("new", local="active", azure="active", nvidia="active"))
+    assert directions("old", "nvidia") == "The nearest living model at nvidia is new."
+    invent(old, a_model("new", local="active", azure="active", nvidia="retired"))
+    assert directions("old", "nvidia") == "The nearest living model at azure is new."
+    invent(old, a_model("new", local="active"))
+    assert directions("old", "nvidia") == "The nearest living model at local is new."
+
+
+def test_find_knows_an_id_of_an_older_endpoint_that_nothing_else_is_called(invent: Callable[..., None]) -> None:
+    one = a_model("one", github="retired")
+    invent(replace(one, offers=(replace(one.offers[0], legacy_id="Uno"),)))
+    assert find("uno") is find("one") is not None
+    assert (provider_id("Uno", "github"), legacy_id("one-there")) == ("one-there", "Uno")
+    assert retirement("uno", "github") is None
+
+
+def test_importing_reads_nothing_and_each_file_is_read_once() -> None:
     code = (
         "import sys\n"
         "opened = []\n"
         "def watch(event, args):\n"
-        "    if event == 'open' and 'models.json' in str(args[0]): opened.append(args[0])\n"
+        "    if event == 'open' and str(args[0]).endswith('.json'): opened.append(args[0])\n"
         "sys.addaudithook(watch)\n"
         "from slmclient import catalogue\n"
         "assert not opened, 'the import read the data'\n"
         "catalogue.find('phi-4'); catalogue.provider_id('phi-4', 'azure'); catalogue.models()\n"
         "assert len(opened) == 1, opened\n"
+        "catalogue.directions('phi-4', 'azure'); catalogue.providers_of('phi-4'); catalogue.provider('azure')\n"
+        "assert len(opened) == 2, opened\n"
     )
     root = str(Path(catalogue.__file__).parents[2])
     result = subprocess.run(  # -I: what this process has imported, or its environment, does not count

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from llama_server import KEY, LlamaServers
-from slmclient import PhiClient, Reply, catalogue, cli
+from slmclient import PhiClient, Reply, cli
 from slmclient.chat import Finish, Note, TextDelta
 from slmclient.cli import ask
 from slmclient.cli.terminal import footer
-from slmclient.drivers import fetch, registry
+from slmclient.drivers import fetch
 from slmclient.errors import BadRequestError, RateLimitError
 from slmclient.settings import VARIABLES
 from slmclient.testing import ScriptedDriver
@@ -481,40 +481,6 @@ def test_a_failed_turn_of_a_piped_chat_is_told_and_the_chat_goes_on(line: str, m
     said = slm("chat", stdin=f"{line}\nWhat is the capital of Japan?\n", code=1)
     assert message in said.stderr
     assert "Tokyo" in said.stdout
-
-
-# --- models
-
-
-def test_models_lists_the_catalogue() -> None:
-    lines = slm("models").stdout.splitlines()
-    here = registry.names()
-    expected = [(each.name, offer.id) for each in catalogue.models() for offer in each.offers if offer.provider in here]
-    assert [(line.split()[0], line.split()[-1]) for line in lines if "no provider" not in line] == expected
-    assert {line.split()[0] for line in lines} == {model.name for model in catalogue.models()}
-    assert any(line.startswith("phi-3-mini-4k ") and "retired 2025-08-30" in line for line in lines)
-
-
-def test_models_as_json_has_the_providers_of_this_version() -> None:
-    listed = json.loads(slm("models", "--json").stdout)
-    assert [model["name"] for model in listed] == [model.name for model in catalogue.models()]
-    assert {offer["provider"] for model in listed for offer in model["offers"]} <= set(registry.names())
-    mini = next(model for model in listed if model["name"] == "phi-3-mini-4k")
-    azure = next(offer for offer in mini["offers"] if offer["provider"] == "azure")
-    assert (azure["status"], azure["on"], azure["replacement"]) == ("retired", "2025-08-30", "phi-4-mini")
-
-
-def test_models_shows_one_model_with_its_sources() -> None:
-    said = slm("models", "Phi-4-mini-instruct").stdout
-    model = catalogue.find("phi-4-mini")
-    assert model is not None
-    assert said.startswith("phi-4-mini ")
-    assert all(offer.source in said for offer in model.offers)
-    assert json.loads(slm("models", "phi-4-mini", "--json").stdout)["name"] == "phi-4-mini"
-
-
-def test_models_names_the_closest_model() -> None:
-    assert "Did you mean 'phi-4-mini'?" in slm("models", "phi-4-minni", code=1).stderr
 
 
 # --- pull

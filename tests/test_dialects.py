@@ -12,10 +12,11 @@ from slmclient.drivers.azure import AzureDriver
 from slmclient.drivers.azure.endpoint import endpoint
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.github import GitHubDriver
-from slmclient.drivers.http import HttpDriver, HttpRequest
+from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.nvidia import NvidiaDriver
 from slmclient.drivers.openai import OpenAIDriver
 from slmclient.drivers.secret import Secret
+from slmclient.drivers.steps import HttpRequest
 from slmclient.errors import ConfigurationError, ProviderRetiredError
 from slmclient.request import chat_request
 

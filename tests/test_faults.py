@@ -14,9 +14,10 @@ from slmclient import catalogue, errors
 from slmclient.drivers.azure import AzureDriver
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.github import GitHubDriver
-from slmclient.drivers.http import HttpDriver, HttpResponse
+from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.nvidia import NvidiaDriver
 from slmclient.drivers.openai import OpenAIDriver
+from slmclient.drivers.steps import HttpResponse
 from slmclient.drivers.wire.dialect import Dialect
 from slmclient.drivers.wire.faults import Origin, fault, request_id, retry_after
 from slmclient.errors import SLMError

@@ -18,7 +18,8 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     "policy",
     "drivers.registry settings destination dotenv_file environment given",
     DRIVERS,
-    "drivers.base drivers.credential drivers.engine drivers.fetch drivers.gguf drivers.http drivers.pump drivers.secret drivers.transport",
+    "drivers.base drivers.credential drivers.engine drivers.fetch drivers.gguf drivers.http drivers.pump drivers.secret"
+    " drivers.steps drivers.transport",
     "phi",
     "drivers.wire",
     "catalogue chat errors hosts media messages reply request",

@@ -53,7 +53,12 @@ def value_of(settings: Settings, name: str) -> Any:
 
 ORDER: list[tuple[str, str, tuple[Any, str, str, Any], dict[str, Any]]] = [
     ("provider", "SLM_PROVIDER", ("azure", "github", "llamacpp", "local"), {}),
-    ("model", "SLM_MODEL", ("keyword-model", "process-model", "file-model", "phi-4-mini"), {"provider": "github"}),
+    (
+        "model",
+        "SLM_MODEL",
+        ("keyword-model", "process-model", "file-model", None),
+        {"provider": "github"},
+    ),  # the driver has its own default
     (
         "base_url",
         "SLM_BASE_URL",

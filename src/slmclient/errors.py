@@ -32,6 +32,7 @@ Nothing here does I/O or knows a provider. Messages say what happened and what t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -164,9 +165,19 @@ class ModelNotFoundError(NotFoundError):
 
 
 class RateLimitError(SLMError):
-    """Too many requests or tokens (429)."""
+    """Too many requests or tokens (429).
+
+    Args:
+        message: What happened.
+        limits: What the server said of its limits: the ``x-ratelimit-…`` headers, without that prefix.
+        details: As for `SLMError`.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, limits: Mapping[str, str] | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.limits: Mapping[str, str] = dict(limits or {})
 
 
 class InternalServerError(SLMError):

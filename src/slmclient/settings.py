@@ -66,7 +66,8 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
     provider, model = _provider_and_model(given, environment)
     ours = _our_variables(environment, provider.value)
     info = registry.driver_info(provider.value)
-    model = model or ours("SLM_MODEL") or Found(info.default_model, DEFAULT)
+    # A driver over HTTP has its own default, which may depend on the address; an engine's is a matter of its row.
+    model = model or ours("SLM_MODEL") or Found(None if info.hosted else info.default_model, DEFAULT)
     _check_local_serves(given, provider, model)
     base_url = destination.base_url(given, info, ours, environment)
     key, hint = destination.api_key(given, provider, info, base_url, ours, environment)

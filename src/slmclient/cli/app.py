@@ -174,13 +174,25 @@ def chat(
 @_guarded
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model, with sources.")] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", "-p", metavar="NAME", help="Only what this provider has or had.")
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Only models that take text, image or audio.")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="STATE", help="Only what is active, deprecated, retired or unknown there.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the known models and who has them."""
-    from slmclient.cli.models import run
+    """List the known models and who has them.
 
-    run(name, as_json=json)
+    Options narrow the list together: --provider azure --status active lists what Azure still has.
+    """
+    from slmclient.cli.models import Filter, run
+
+    run(name, Filter(provider, modality, status), as_json=json)
 
 
 @app.command()

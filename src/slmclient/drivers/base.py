@@ -32,6 +32,21 @@ class Feature(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What a provider lets one key do, as far as it says so; None is unknown. For whoever limits the rate of calls."""
+
+    requests_per_minute: int | None = None
+    requests_per_day: int | None = None
+    concurrent_requests: int | None = None
+    input_tokens: int | None = None
+    """Most tokens of one prompt."""
+    output_tokens: int | None = None
+    """Most tokens of one answer."""
+    source: str = ""
+    """Where these numbers are from, and of which date."""
+
+
+@dataclass(frozen=True, slots=True)
 class DriverInfo:
     """What a driver says of itself: data, read before it is constructed."""
 
@@ -57,6 +72,8 @@ class DriverInfo:
     """The vendor's environment variables for the endpoint; the first found wins."""
     vendor_hosts: tuple[str, ...] = ()
     """Host names that the vendor's own key may go to, and that need one; ``*.`` stands for one or more labels."""
+    old_variables: tuple[str, ...] = ()
+    """Variables of older programs, which are not read: `slm doctor` says how to move on where it sees one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +131,11 @@ class Driver:
     def knobs(self) -> frozenset[str]:
         """The sampling options that it can say; by default what its info says."""
         return self.info.knobs
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What the provider lets this key do, where it says so beforehand."""
+        return None
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""
@@ -225,6 +247,7 @@ __all__: Sequence[str] = (
     "DriverFactory",
     "DriverInfo",
     "Feature",
+    "RateLimit",
     "admit",
     "checked_options",
 )

@@ -11,14 +11,25 @@ from __future__ import annotations
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
-from urllib.parse import parse_qsl, urlencode
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic_core import from_json
 
+from slmclient import catalogue
 from slmclient.chat import KNOBS, ChatRequest, Event, answers
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
+from slmclient.drivers.steps import (
+    DRAIN,
+    READ,
+    HttpRequest,
+    HttpResponse,
+    Listing,
+    Settling,
+    Steps,
+    from_json_or_none,
+    read_body,
+)
 from slmclient.drivers.wire import chat_completions, faults
 from slmclient.drivers.wire.dialect import Dialect
 from slmclient.drivers.wire.framing import DONE, EventStream
@@ -27,58 +38,18 @@ from slmclient.errors import (
     APITimeoutError,
     ConfigurationError,
     ModelNotFoundError,
+    ModelRetiredError,
     ResponseFormatError,
     SLMError,
     StreamInterruptedError,
 )
+from slmclient.hosts import matches
 
 if TYPE_CHECKING:
     import asyncio
 
     from slmclient.drivers.pump import AsyncPump, SyncPump
     from slmclient.drivers.transport import Route
-
-MAX_BODY = 32 * 1024 * 1024
-"""Longest body taken whole from a server (bytes)."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A request without its key: the pump adds that on the way out."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    content: bytes = b""
-    timeout: float = 60.0
-    """Longest silence of the server, in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """Status and headers (names in lower case); the body is read piece by piece with `READ`."""
-
-    status: int
-    headers: Mapping[str, str]
-
-
-class Read:
-    """The command for the next bytes of the body; b"" is its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """The command to let time pass: not beyond the deadline, and ended by cancelling."""
-
-    seconds: float
-
-
-READ: Final = Read()
-DRAIN: Final = Read()
-"""The same, after the answer is known: waits only a moment, so that a server which lingers holds up nobody."""
-
-Steps = Generator["HttpRequest | Read | Wait | list[Event]", Any, None]
-"""What `HttpDriver.flow` returns."""
 
 
 class HttpDriver(Driver):
@@ -91,6 +62,8 @@ class HttpDriver(Driver):
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
         self.own = checked_options(self.config, self.options)
+        if self.config.api_key is not None:
+            self.config.api_key.check_scope()
         address, _, query = (self.config.base_url or self.info.default_base_url or "").partition("?")
         self.base_url = address.rstrip("/").removesuffix("/chat/completions")
         self.query = tuple(parse_qsl(query))
@@ -131,17 +104,52 @@ class HttpDriver(Driver):
         """Return the provider's id for a model name; by default the name as it is."""
         return name
 
+    @property
+    def at_vendor(self) -> bool:
+        """Whether it asks the vendor's own service, which the catalogue knows, and not a server of one's own."""
+        return matches(urlsplit(self.base_url).hostname or "", self.info.vendor_hosts)
+
+    def advice(self, status: int, model: str | None) -> str:
+        """Return what to do about an error of that status, where this driver knows better than the status itself."""
+        return ""
+
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call."""
         named = request.model or self.default_model
+        if named:
+            self.refuse_retired(named, request)
         model = self.model_id(named) if named else (yield from self.served_model(request))
         yield from self.exchange(request, model, self.encode(request, model))
 
+    def settled(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Settling:
+        """Yield the commands that wait for an answer which is not ready yet; return the response that has it."""
+        return response
+        yield  # a generator, for the services that make one wait
+
     # --- what they share
+
+    def refuse_retired(self, name: str, request: ChatRequest) -> None:
+        """Raise a ModelRetiredError, before any I/O, for a portable name that the vendor's own service retired.
+
+        The provider's own ids pass, and so does whatever ``extra`` says: the catalogue is no gate.
+        """
+        retired = catalogue.retirement(name, self.info.name) if self.at_vendor else None
+        if retired is None or "model" in request.extra:
+            return
+        when = f" on {retired.on}" if retired.on else ""
+        directions = catalogue.directions(name, self.info.name)
+        raise ModelRetiredError(
+            f"{self.info.title} retired {name}{when}, so nothing was sent. {directions} To ask it all the same, name "
+            f"its own id: model={retired.id!r}.",
+            provider=self.name,
+            model=retired.id,
+            retired_on=retired.on,
+            replacement=retired.replacement,
+        )
 
     def exchange(self, request: ChatRequest, model: str | None, asked: HttpRequest) -> Steps:
         """Yield the commands that send a chat request and turn its answer into events."""
-        response = cast(HttpResponse, (yield asked))
+        response = yield from self.settled(request, asked, cast(HttpResponse, (yield asked)))
         if response.status != 200:
             raise self.fault(response, model, (yield from read_body()))
         decoder = chat_completions.ChatDecoder(self.name, model, faults.request_id(response.headers))
@@ -203,16 +211,37 @@ class HttpDriver(Driver):
     def served_model(self, request: ChatRequest) -> Generator[Any, Any, str]:
         """Yield the commands that ask the server which model it serves; return the first one's id."""
         if self._model_served is None:
-            response = cast(HttpResponse, (yield HttpRequest("GET", self.url("/models"), timeout=request.timeout)))
-            payload = yield from read_body()
-            if response.status != 200:
-                raise self.fault(response, None, payload)
-            listed = _parsed_object(payload, self.name).get("data")
-            first: Any = cast("list[Any]", listed)[0] if isinstance(listed, list) and listed else None
-            if not isinstance(first, Mapping) or not cast("Mapping[str, Any]", first).get("id"):
+            listed = yield from self.listing(request)
+            if not listed:
                 raise ModelNotFoundError(f"{self.name} lists no model: name one with model=.", provider=self.name)
-            self._model_served = str(cast("Mapping[str, Any]", first)["id"])
+            self._model_served = str(listed[0]["id"])
         return self._model_served
+
+    def listing(self, request: ChatRequest) -> Listing:
+        """Yield the commands that ask the server for its list of models; return its entries, each with an ``id``."""
+        return (yield from self.listed_at(request, self.url("/models")))
+
+    def listed_at(self, request: ChatRequest, url: str) -> Listing:
+        """Yield the commands that get a list of models from there: OpenAI's shape, or a plain array."""
+        payload = from_json_or_none((yield from self.got(request, url)))
+        listed: Any = cast("Mapping[str, Any]", payload).get("data") if isinstance(payload, Mapping) else payload
+        if not isinstance(listed, list):
+            raise ResponseFormatError(f"{self.name} sent no list of models.", provider=self.name)
+        return [entry for entry in cast("list[Any]", listed) if _has_id(entry)]
+
+    def got(self, request: ChatRequest, url: str) -> Generator[Any, Any, bytes]:
+        """Yield the commands of a GET; return its body.
+
+        Raises:
+            SLMError: The status is not 200.
+        """
+        headers = {"Accept": "application/json", **dict(self.speech.headers)}
+        asked = HttpRequest("GET", url, headers, timeout=request.timeout)
+        response = cast(HttpResponse, (yield asked))
+        payload = yield from read_body()
+        if response.status != 200:
+            raise self.fault(response, None, payload)
+        return payload
 
     def fault(self, response: HttpResponse, model: str | None, payload: Any) -> SLMError:
         """Return the error for an answer that is none, with every key cut out of what the server said."""
@@ -223,7 +252,17 @@ class HttpDriver(Driver):
                 payload = payload.decode("utf-8", "replace")
         for secret in (self.config.api_key, *self.config.headers.values()):
             payload = secret.redact(payload) if secret is not None else payload
-        origin = faults.Origin(self.name, model, self.speech, self.config.key_hint)
+        payload = faults.redacted(payload, self.speech.redactions)
+        if response.status == 401 and self.config.api_key is not None:
+            self.config.api_key.refused()
+        origin = faults.Origin(
+            self.name,
+            model,
+            self.speech,
+            self.config.key_hint,
+            catalogued=self.at_vendor,
+            advice=self.advice(response.status, model),
+        )
         return faults.fault(origin, response.status, response.headers, payload)
 
     # --- the pumps
@@ -279,27 +318,8 @@ class HttpDriver(Driver):
             await pump.aclose()
 
 
-def read_body() -> Generator[Any, Any, bytes]:
-    """Yield the commands that read a body to its end; return it.
-
-    Raises:
-        ResponseFormatError: It is longer than `MAX_BODY`.
-    """
-    pieces: list[bytes] = []
-    size = 0
-    while piece := cast(bytes, (yield READ)):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_BODY:
-            raise ResponseFormatError(f"The server sent a body of over {MAX_BODY:,} bytes.")
-    return b"".join(pieces)
-
-
 def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:
-    try:
-        parsed = from_json(data)
-    except ValueError:
-        parsed = None
+    parsed = from_json_or_none(data)
     if not isinstance(parsed, dict):
         kind = "an HTML page" if data.lstrip()[:1] == b"<" else "no JSON object"
         raise ResponseFormatError(
@@ -307,6 +327,11 @@ def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:
             provider=name,
         )
     return cast("Mapping[str, Any]", parsed)
+
+
+def _has_id(entry: Any) -> bool:
+    identity: Any = cast("Mapping[str, Any]", entry).get("id") if isinstance(entry, Mapping) else None
+    return isinstance(identity, str) and bool(identity)
 
 
 def _is_fault(frame: Mapping[str, Any]) -> bool:

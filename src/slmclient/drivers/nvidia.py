@@ -1,15 +1,45 @@
-"""`nvidia` (alias `nim`): NVIDIA NIM, hosted at integrate.api.nvidia.com or in a container of your own, without key."""
+"""`nvidia` (alias `nim`): NVIDIA NIM, hosted at integrate.api.nvidia.com or in a container of your own, without key.
+
+Sources: NVIDIA's reference pages of the hosted API and of NIM for LLMs 1.x and 2.x, the package
+langchain-nvidia-ai-endpoints 1.5.0, and reports where one is named. No live service was asked.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
-from urllib.parse import urlsplit
+import re
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit, urlunsplit
 
 from slmclient import catalogue
-from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.chat import ChatRequest
+from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, RateLimit
 from slmclient.drivers.http import HttpDriver
+from slmclient.drivers.steps import (
+    HttpRequest,
+    HttpResponse,
+    Settling,
+    Steps,
+    Wait,
+    from_json_or_none,
+    read_body,
+)
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
-from slmclient.hosts import matches
+from slmclient.errors import ConfigurationError, NotFoundError, ResponseFormatError, UnsupportedFeatureError
+
+STATUS_URL = "https://api.nvcf.nvidia.com/v2/nvcf/pexec/status/{ticket}"
+"""Where NVIDIA's own service is asked for an answer that was not ready (NVCF, HTTP polling)."""
+
+POLL_HEADER = "NVCF-POLL-SECONDS"
+"""How long the gateway may hold a request before it answers 202; its largest value is not documented."""
+
+_LONGEST_HOLD = 300
+_SHORTER_THAN_TIMEOUT = 5  # seconds; a request that is held is silent, and must not look like a server that hangs
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds between polls, for a gateway that does not hold them
+_TICKET = re.compile(r"[A-Za-z0-9-]{1,100}")  # it becomes a part of a URL
+_GUIDED = "nvext"  # NIM 1.x: the body's field for what OpenAI's schema does not have
+_STRUCTURED = ("response_format", _GUIDED)
 
 _GRANTED = "Being listed is not being granted: choose another model, or run the NIM container yourself (base_url=)."
 
@@ -24,8 +54,13 @@ PATTERNS = (
 
 
 class NvidiaDriver(HttpDriver):
-    """NVIDIA NIM. A self-hosted container needs no key, and no model: it serves one."""
+    """NVIDIA NIM. A self-hosted container needs no key, and no model: it serves one.
 
+    The option ``structured`` says where a wanted format of the answer goes: ``response_format`` (NIM 2.x, and the
+    hosted service), or ``nvext`` (NIM 1.x). A container of one's own is asked for its version where it is not given.
+    """
+
+    options = {"structured": str}
     dialect = Dialect(
         patterns=PATTERNS,
         redactions=(r"(?<=account ')[^']+",),
@@ -35,7 +70,7 @@ class NvidiaDriver(HttpDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="nvidia",
         title="NVIDIA NIM",
-        docs="providers.md#nvidia",
+        docs="providers/nvidia.md",
         features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         state="hosted Phi may be withdrawn at any time; self-hosted is dependable",
         hosted=True,
@@ -47,16 +82,96 @@ class NvidiaDriver(HttpDriver):
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
-        parts = urlsplit(self.base_url)
-        self.vendor_hosted = matches(parts.hostname or "", self.info.vendor_hosts)
-        if not parts.path:
+        if not urlsplit(self.base_url).path:
             self.base_url += "/v1"
+        self._structured: str | None = self.own.get("structured") or (_STRUCTURED[0] if self.at_vendor else None)
+        if self._structured not in (*_STRUCTURED, None):
+            raise ConfigurationError(
+                f"nvidia: the option structured is one of {', '.join(_STRUCTURED)}, not {self._structured!r}.",
+                provider=self.name,
+            )
 
     @property
     def default_model(self) -> str | None:
         """The hosted default; a container of one's own is asked what it serves."""
-        return self.config.model or ("phi-4-mini" if self.vendor_hosted else None)
+        return self.config.model or ("phi-4-mini" if self.at_vendor else None)
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """What is reported of the hosted service, whose 429 says nothing of when; a container has no limit."""
+        source = "reports of 2026 (OmniRoute 6846 and others): about 40 a minute and key; no official number"
+        return RateLimit(requests_per_minute=40, source=source) if self.at_vendor else None
 
     def model_id(self, name: str) -> str:
         """Return NVIDIA's id of a portable name; a container may have renamed its model and gets names as written."""
-        return catalogue.provider_id(name, "nvidia") if self.vendor_hosted else name
+        return catalogue.provider_id(name, "nvidia") if self.at_vendor else name
+
+    def flow(self, request: ChatRequest) -> Steps:
+        """Yield the commands of one chat call; a format of the answer is said as this version of NIM takes it."""
+        for message in request.messages:
+            if message.images and message.role != "user":  # NVIDIA's pages: the content of these roles is plain text
+                raise UnsupportedFeatureError(
+                    f"NIM takes images in user messages only, not in one of role {message.role!r}.", provider=self.name
+                )
+        if request.response_format is not None:
+            if self._structured is None:
+                self._structured = yield from self._structured_here(request)
+            if self._structured == _GUIDED:
+                request = _guided(request)
+        yield from super().flow(request)
+
+    def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
+        """Return the HTTP request; the hosted gateway is asked to hold it rather than to answer 202."""
+        asked = super().encode(request, model)
+        if not self.at_vendor:
+            return asked
+        seconds = min(request.timeout, request.remaining()) - _SHORTER_THAN_TIMEOUT
+        hold = max(1, int(min(seconds, _LONGEST_HOLD)))
+        return replace(asked, headers={**asked.headers, POLL_HEADER: str(hold)})
+
+    def settled(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Settling:
+        """Yield the commands that wait for an answer: as long as the status is 202, ask for it by its ticket."""
+        pause = _FIRST_PAUSE
+        while response.status == 202:
+            yield from read_body()
+            ticket = response.headers.get("nvcf-reqid", "")
+            if not _TICKET.fullmatch(ticket):
+                raise ResponseFormatError(
+                    f"{self.name} answered 202 (not ready yet) without an NVCF-REQID to ask for the answer by.",
+                    provider=self.name,
+                    status_code=202,
+                )
+            yield Wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+            headers = {name: value for name, value in asked.headers.items() if name != "Content-Type"}
+            poll = HttpRequest("GET", self._status_url(ticket), headers, timeout=request.timeout)
+            response = cast(HttpResponse, (yield poll))
+        return response
+
+    def _status_url(self, ticket: str) -> str:
+        """Return where the answer is asked for: at NVIDIA, or at the very host that was asked, which has the key."""
+        if self.at_vendor:
+            return STATUS_URL.format(ticket=ticket)
+        parts = urlsplit(self.base_url)
+        return urlunsplit((parts.scheme, parts.netloc, f"/v1/status/{ticket}", "", ""))
+
+    def _structured_here(self, request: ChatRequest) -> Generator[Any, Any, str]:
+        """Yield the commands that ask a container for its version; return where formats go there."""
+        try:
+            payload = from_json_or_none((yield from self.got(request, self.url("/version"))))
+        except NotFoundError:  # no NIM, or one without that route: what is compatible takes response_format
+            payload = None
+        release = cast("Mapping[str, Any]", payload).get("release") if isinstance(payload, Mapping) else None
+        return _GUIDED if str(release or "").startswith("1.") else _STRUCTURED[0]
+
+
+def _guided(request: ChatRequest) -> ChatRequest:
+    """Return the request with the format of the answer as NIM 1.x takes it: ``nvext.guided_json``."""
+    shape = request.response_format or {}
+    schema: Any = {"type": "object"}  # json_object
+    if shape.get("type") == "json_schema":
+        schema = shape["json_schema"].get("schema", schema)
+    given: Any = request.extra.get(_GUIDED)
+    others = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+    extra = {**request.extra, _GUIDED: {"guided_json": schema, **others}}
+    return replace(request, response_format=None, extra=extra)

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest, Event, Finish
-from slmclient.drivers.http import DRAIN, HttpRequest, Read, Steps, Wait
+from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait
 from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
 from slmclient.errors import SLMError, bare
 

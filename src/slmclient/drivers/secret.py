@@ -52,7 +52,7 @@ class Secret:
             self._open = partial(str, value.strip())
         elif is_credential(value):
             self._credential = value
-            self._open = partial(_no_scope, name)
+            self._open = self.check_scope
         elif callable(value):
             self._open = value
             self._opens_async = inspect.iscoroutinefunction(value)
@@ -66,6 +66,14 @@ class Secret:
     def needs_scope(self) -> bool:
         """Whether it is a TokenCredential that was not told yet what its tokens are for."""
         return self._credential is not None and self._cache is None
+
+    def check_scope(self) -> None:
+        """Raise a ConfigurationError if it is a TokenCredential without a scope: then it can give no token."""
+        if self.needs_scope:
+            raise ConfigurationError(
+                f"{self._name} is a TokenCredential, and this provider has no scope to ask it for: pass a function that "
+                "returns a token, such as azure-identity's get_bearer_token_provider(credential, scope)."
+            )
 
     def for_scope(self, scope: str) -> Secret:
         """Return the secret that gives a TokenCredential's tokens for a scope; they are kept until they expire."""
@@ -136,13 +144,6 @@ class Secret:
 
     def __hash__(self) -> int:
         return id(type(self))
-
-
-def _no_scope(name: str) -> str:
-    raise ConfigurationError(
-        f"{name} is a TokenCredential, and this provider has no scope to ask it for: pass a function that returns a "
-        "token, such as azure-identity's get_bearer_token_provider(credential, scope)."
-    )
 
 
 def _problem(value: object, name: str) -> str:

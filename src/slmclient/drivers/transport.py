@@ -19,7 +19,7 @@ import httpx2
 
 from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.http import HttpRequest, HttpResponse
+from slmclient.drivers.steps import HttpRequest, HttpResponse
 from slmclient.errors import (
     APIConnectionError,
     APITimeoutError,

@@ -1,40 +1,42 @@
-"""`azure`: Azure AI Studio, now Foundry. Five endpoint shapes, told apart by host and path.
-
-==========  ==============================================================  ==========================
-shape       base_url                                                        today
-==========  ==============================================================  ==========================
-v1          https://RES.openai.azure.com or …/openai/v1                     the one with a future
-models      https://RES.services.ai.azure.com/models                        API retired in August 2026
-serverless  https://NAME.REGION.models.ai.azure.com                         legacy
-classic     https://RES.openai.azure.com/openai/deployments/DEPLOYMENT      legacy
-managed     https://NAME.REGION.inference.ml.azure.com                      managed compute
-==========  ==============================================================  ==========================
-
-Source: the pages of Azure's documentation on endpoints and model inference, 2025 and 2026; no live service was asked.
-"""
+"""`azure`: Azure AI Studio, now Foundry. Five endpoint shapes, told apart by host and path; a key, or Entra ID."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from slmclient import catalogue
 from slmclient.chat import ChatRequest
-from slmclient.drivers.azure.endpoint import SHAPES, TOKEN_HEADERS, endpoint
-from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
-from slmclient.drivers.http import HttpDriver, HttpRequest
+from slmclient.drivers.azure.endpoint import (
+    DEPLOYMENT_HEADER,
+    EXTRA_HEADER,
+    EXTRA_WAYS,
+    MANAGED_HOSTS,
+    RESOURCE_HOSTS,
+    SERVERLESS_HOSTS,
+    SHAPES,
+    TOKEN_HEADERS,
+    endpoint,
+    v1_address,
+)
+from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, checked_options
+from slmclient.drivers.http import HttpDriver
+from slmclient.drivers.steps import HttpRequest, Steps
 from slmclient.drivers.wire.dialect import Dialect
-from slmclient.errors import ConfigurationError
+from slmclient.errors import ConfigurationError, UnsupportedFeatureError
+
+_DEPLOYMENT = re.compile(r"[A-Za-z0-9._-]+")  # what Azure lets a deployment be called, and a header carry
 
 
 class AzureDriver(HttpDriver):
     """Azure AI Foundry. The model is the deployment's name; a portable name stands for the default one."""
 
-    options = {"deployment": str, "api_version": str}
+    options = {"deployment": str, "api_version": str, "shape": str, "scope": str, "extra_parameters": str}
     info: ClassVar[DriverInfo] = DriverInfo(
         name="azure",
         title="Azure AI Foundry",
-        docs="providers.md#azure",
+        docs="providers/azure.md",
         features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         default_model="phi-4-mini",
         state="Phi-4 family on the v1 route; Phi-3 and Phi-3.5 retired 2025-08-30, the /models API in August 2026",
@@ -51,32 +53,34 @@ class AzureDriver(HttpDriver):
             "AZURE_INFERENCE_ENDPOINT",
             "AZUREAI_ENDPOINT_URL",
         ),
-        vendor_hosts=(
-            "*.openai.azure.com",
-            "*.services.ai.azure.com",
-            "*.cognitiveservices.azure.com",
-            "*.models.ai.azure.com",
-            "*.inference.ai.azure.com",
-            "*.inference.ml.azure.com",
-        ),
+        vendor_hosts=(*RESOURCE_HOSTS, *SERVERLESS_HOSTS, *MANAGED_HOSTS),
     )
 
     def __init__(self, config: DriverConfig | None = None) -> None:
-        super().__init__(config)
-        if not self.base_url:
+        config = config or DriverConfig(provider=self.info.name)
+        own = _own_options(config, self.options)
+        if not config.base_url:
             raise ConfigurationError(
                 "azure needs the address of your resource: base_url=, SLM_BASE_URL or "
                 f"{', '.join(self.info.url_variables)}, such as https://RESOURCE.openai.azure.com/openai/v1",
-                provider=self.name,
+                provider=config.provider,
             )
-        self.shape, self.base_url, version = endpoint(self.config.base_url or "")
-        self.dialect_here = self._dialect(SHAPES[self.shape], self.own.get("api_version") or version)
+        self.shape, address, version = endpoint(config.base_url, own.get("shape"))
+        if config.api_key is not None and config.api_key.needs_scope:
+            scope = own.get("scope") or SHAPES[self.shape].scope
+            config = replace(config, api_key=config.api_key.for_scope(scope))
+        super().__init__(config)
+        self.base_url = address
+        self.dialect_here = self._dialect(own.get("api_version") or version)
+        if config.model:
+            _check_deployment(config.model, "the model")
 
-    def _dialect(self, dialect: Dialect, version: str | None) -> Dialect:
+    def _dialect(self, version: str | None) -> Dialect:
+        dialect = SHAPES[self.shape].dialect
         if version is not None:
             dialect = replace(dialect, query=(("api-version", version),))
-        if "deployment" in self.own:
-            dialect = replace(dialect, headers=(("azureml-model-deployment", self.own["deployment"]),))
+        if self.shape == "managed" and "deployment" in self.own:
+            dialect = replace(dialect, headers=((DEPLOYMENT_HEADER, self.own["deployment"]),))
         if self.config.api_key is not None and self.config.api_key.renewable:
             dialect = replace(dialect, key_headers=TOKEN_HEADERS)
         return dialect
@@ -86,13 +90,88 @@ class AzureDriver(HttpDriver):
         """The dialect of the endpoint's shape."""
         return self.dialect_here
 
+    @property
+    def default_model(self) -> str | None:
+        """The client's model, or the deployment of that name; none where the address stands for one deployment."""
+        named = self.config.model or (self.own.get("deployment") if self.shape != "managed" else None)
+        return named or (None if SHAPES[self.shape].one_model else self.info.default_model)
+
+    @property
+    def at_vendor(self) -> bool:
+        """Whether Azure itself hosts the model: on managed compute it is the user's own, retired or not."""
+        return self.shape != "managed" and super().at_vendor
+
     def model_id(self, name: str) -> str:
-        """Return the deployment's name; a portable name stands for Azure's default, its model name."""
-        return catalogue.provider_id(name, "azure")
+        """Return the deployment's name; a portable name stands for Azure's default, its model name.
+
+        Raises:
+            ConfigurationError: No deployment can have that name.
+        """
+        _check_deployment(name, "the model")
+        return name if name == self.own.get("deployment") else catalogue.provider_id(name, "azure")
+
+    def flow(self, request: ChatRequest) -> Steps:
+        """Yield the commands of one chat call; an address that stands for one deployment needs no model."""
+        named = request.model or self.default_model
+        self._check_images(request, named)
+        if named is None:
+            yield from self.exchange(request, None, self.encode(request, None))
+        else:
+            yield from super().flow(request)
 
     def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
         """Return the HTTP request; fields of ``extra`` need a header on the older shapes, which refuse them else."""
         asked = super().encode(request, None if self.shape == "classic" else model)
-        if request.extra and self.dialect_here.query and self.shape != "classic":
-            return replace(asked, headers={**asked.headers, "extra-parameters": "pass-through"})
-        return asked
+        if not SHAPES[self.shape].extra_header:
+            return asked
+        way = self.own.get("extra_parameters") or ("pass-through" if request.extra else None)
+        return replace(asked, headers={**asked.headers, EXTRA_HEADER: way}) if way else asked
+
+    def refuse_retired(self, name: str, request: ChatRequest) -> None:
+        """Raise a ModelRetiredError for a retired portable name, unless it was said to be a deployment's own."""
+        if name != self.own.get("deployment"):
+            super().refuse_retired(name, request)
+
+    def advice(self, status: int, model: str | None) -> str:
+        """Return the v1 address, where a ``/models`` address is not there any more."""
+        v1 = v1_address(self.base_url) if self.shape == "models" and status in (404, 410) else None
+        return (
+            f"The /models API was retired by Azure in August 2026: the same deployments are at {v1} (base_url=)."
+            if v1
+            else ""
+        )
+
+    def _check_images(self, request: ChatRequest, named: str | None) -> None:
+        """Raise an UnsupportedFeatureError for more pictures in a turn than Azure's model takes."""
+        offer = catalogue.offer(named, "azure") if named else None
+        most = offer.images if offer else None
+        if most is not None and any(len(message.images) > most for message in request.messages):
+            raise UnsupportedFeatureError(
+                f"{named} takes {most} image a turn on Azure, and keeps only the last turn's. Send fewer, or run it "
+                "elsewhere: it takes several by itself.",
+                provider=self.name,
+                model=named,
+            )
+
+
+def _own_options(config: DriverConfig, known: dict[str, Any]) -> dict[str, Any]:
+    own = checked_options(config, known)
+    for name, legal in (("shape", tuple(SHAPES)), ("extra_parameters", EXTRA_WAYS)):
+        if name in own and own[name] not in legal:
+            raise ConfigurationError(
+                f"azure: the option {name} is one of {', '.join(legal)}, not {own[name]!r}.", provider=config.provider
+            )
+    if "deployment" in own:
+        _check_deployment(own["deployment"], "the option deployment")
+    return own
+
+
+def _check_deployment(name: str, what: str) -> None:
+    """Raise a ConfigurationError for a name that no deployment and no model can have."""
+    if _DEPLOYMENT.fullmatch(name) or ("/" in name and not any(map(str.isspace, name))):
+        return  # with a publisher before it, it is a model's name elsewhere: the catalogue may know it
+    raise ConfigurationError(
+        f"{what} {name!r} cannot be the name of a deployment, which has letters, digits, '-', '_' and '.' only: look "
+        "yours up in the Foundry portal.",
+        provider="azure",
+    )

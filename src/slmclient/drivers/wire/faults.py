@@ -59,6 +59,11 @@ _DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)(?!\d)")
 NO_KEY = "No key was sent."
 """How the key hint begins where there was none to send."""
 
+PROVIDER_RETIRED = "Set SLM_PROVIDER to another provider, such as local, which needs no key; `slm models` lists them."
+"""What to do where a whole service is gone, and nothing better is known of the model."""
+
+_LIMIT = "x-ratelimit-"
+_MOST_LIMITS = 20
 _LONGEST_MESSAGE = 300
 _MOST_PARTS = 5
 _LONGEST_CODE = 100
@@ -75,6 +80,10 @@ class Origin:
     key_hint: str = ""
     hosted: bool = True
     """False for an engine in this process, which has no HTTP statuses but uses their numbers."""
+    catalogued: bool = True
+    """Whether the catalogue knows what is served there: the vendor's own service, no server of one's own."""
+    advice: str = ""
+    """What to do about this error, where the driver knows better than the status."""
 
 
 def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any) -> errors.SLMError:
@@ -87,6 +96,8 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
         payload: The parsed body, or its text where it is no JSON.
     """
     shape = _Shape.of(payload)
+    if not shape.codes and (named := _as_code(headers.get("x-ms-error-code"))):
+        shape = _Shape(shape.message, (named,))
     pattern = _matching(origin.dialect, status, shape.message)
     kind = getattr(errors, pattern.error) if pattern else _classify(status, shape)
     retirement = _retirement(origin, kind, shape)
@@ -102,6 +113,8 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
     }
     if issubclass(kind, errors.RetiredError):
         details |= retirement
+    if issubclass(kind, errors.RateLimitError):
+        details["limits"] = limits(headers)
     return kind(_sentence(origin, status, shape, kind, pattern, retirement), **details)
 
 
@@ -192,18 +205,19 @@ def _matching(dialect: Dialect, status: int, message: str) -> FaultPattern | Non
 
 def _retirement(origin: Origin, kind: type[errors.SLMError], shape: _Shape) -> dict[str, Any]:
     """Return the date and replacement, for what is retired by its error or by the catalogue; else nothing."""
-    offer = catalogue.offer(origin.model, origin.provider) if origin.model else None
+    offer = catalogue.offer(origin.model, origin.provider) if origin.model and origin.catalogued else None
     known = offer is not None and offer.status == "retired"
     if not issubclass(kind, errors.RetiredError) and not (known and issubclass(kind, errors.NotFoundError)):
         return {}
+    service = catalogue.provider(origin.provider) if issubclass(kind, errors.ProviderRetiredError) else None
     written = _DAY.search(shape.message)
     try:
         day = date(*map(int, written.groups())) if written else None
     except ValueError:
         day = None
     return {
-        "retired_on": day or (offer.on if known and offer else None),
-        "replacement": offer.replacement if offer else None,
+        "retired_on": day or (service.on if service else offer.on if known and offer else None),
+        "replacement": service.replacement if service else offer.replacement if offer else None,
     }
 
 
@@ -221,8 +235,6 @@ def _sentence(
     what = "an error inside the stream" if status == 200 else f"HTTP {status}" if origin.hosted else "an error"
     code = "" if shape.code in (None, str(status)) else f", {shape.code}"
     said = shape.message
-    for redaction in origin.dialect.redactions:
-        said = re.sub(redaction, "***", said)
     if len(said) > _LONGEST_MESSAGE:
         said = said[:_LONGEST_MESSAGE] + "…"
     sentence = f"{who} answered {what}{code}{f': {said}' if said else ''}"
@@ -235,12 +247,34 @@ def _sentence(
     if issubclass(kind, errors.RetiredError):
         on, instead = retirement.get("retired_on"), retirement.get("replacement")
         hints.append(f"It is retired{f' since {on}' if on else ''}{f'; use {instead} instead' if instead else ''}.")
+        directions = catalogue.directions(origin.model, origin.provider) if origin.model else ""
+        hints.append(directions or (PROVIDER_RETIRED if kind is errors.ProviderRetiredError else ""))
+    hints.append(origin.advice)
     return " ".join([sentence if sentence.endswith((".", "!", "?", "…")) else sentence + ".", *filter(None, hints)])
+
+
+def redacted(value: Any, patterns: tuple[str, ...]) -> Any:
+    """Return a parsed JSON value with what the patterns find cut out of every string in it."""
+    if isinstance(value, str):
+        for pattern in patterns:
+            value = re.sub(pattern, "***", value)
+        return value
+    if isinstance(value, Mapping):
+        return {name: redacted(inner, patterns) for name, inner in cast("Mapping[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [redacted(inner, patterns) for inner in cast("list[Any]", value)]
+    return value
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """Return the server's id of the request, by whichever header it came."""
     return next((headers[name] for name in _REQUEST_ID_HEADERS if name in headers), None)
+
+
+def limits(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return what the headers say of rate limits: a name without its ``x-ratelimit-`` to its value, both as sent."""
+    said = [(name.removeprefix(_LIMIT), value) for name, value in headers.items() if name.startswith(_LIMIT)]
+    return {name: value[:_LONGEST_CODE] for name, value in said[:_MOST_LIMITS]}
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

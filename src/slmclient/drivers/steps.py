@@ -1,0 +1,82 @@
+"""The commands of a flow: what an `HttpDriver` yields, and what a pump brings back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from pydantic_core import from_json
+
+from slmclient.chat import Event
+from slmclient.errors import ResponseFormatError
+
+MAX_BODY = 32 * 1024 * 1024
+"""Longest body taken whole from a server (bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A request without its key: the pump adds that on the way out."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    content: bytes = b""
+    timeout: float = 60.0
+    """Longest silence of the server, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """Status and headers (names in lower case); the body is read piece by piece with `READ`."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class Read:
+    """The command for the next bytes of the body; b"" is its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The command to let time pass: not beyond the deadline, and ended by cancelling."""
+
+    seconds: float
+
+
+READ: Final = Read()
+DRAIN: Final = Read()
+"""The same, after the answer is known: waits only a moment, so that a server which lingers holds up nobody."""
+
+Steps = Generator["HttpRequest | Read | Wait | list[Event]", Any, None]
+"""What `HttpDriver.flow` returns."""
+Listing = Generator["HttpRequest | Read", Any, list[Mapping[str, Any]]]
+"""What `HttpDriver.listing` returns."""
+Settling = Generator["HttpRequest | Read | Wait", Any, HttpResponse]
+"""What `HttpDriver.settled` returns."""
+
+
+def read_body() -> Generator[Any, Any, bytes]:
+    """Yield the commands that read a body to its end; return it.
+
+    Raises:
+        ResponseFormatError: It is longer than `MAX_BODY`.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    while piece := cast(bytes, (yield READ)):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_BODY:
+            raise ResponseFormatError(f"The server sent a body of over {MAX_BODY:,} bytes.")
+    return b"".join(pieces)
+
+
+def from_json_or_none(data: bytes) -> Any:
+    """Return a body, parsed; None where it is no JSON."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return None

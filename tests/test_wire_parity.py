@@ -1,0 +1,501 @@
+"""Our bytes against those of the vendors' own SDKs: the same calls, made by both, to one server that writes them down.
+
+Method, path, query, the headers that mean something, and the JSON body must be equal. Where they are not, the
+difference stands in `DIFFERENCES` with its reason, and a row there that no call shows fails too.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import openai
+import pytest
+from azure.ai.inference import ChatCompletionsClient
+from azure.ai.inference.models import (
+    ChatCompletionsNamedToolChoice,
+    ChatCompletionsNamedToolChoiceFunction,
+    ChatCompletionsToolDefinition,
+    FunctionDefinition,
+    ImageContentItem,
+    ImageUrl,
+    JsonSchemaFormat,
+    TextContentItem,
+    UserMessage,
+)
+from azure.core.credentials import AccessToken, AzureKeyCredential
+
+from slmclient import Image, Message, PhiClient
+from slmclient.reply import Reply
+from slmclient.testing.fault_server import FaultServer, Seen, head, whole
+
+KEY, TOKEN = "the-key-of-the-test-0123456789", "the-token-of-the-test-0123456789"
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+HEADERS = (  # what means something to a server; the rest says who calls (user-agent, x-stainless-…, x-ms-client-…)
+    "authorization",
+    "api-key",
+    "content-type",
+    "accept",
+    "extra-parameters",
+    "azureml-model-deployment",
+    "x-github-api-version",
+    "nvcf-poll-seconds",
+)
+TOOL: dict[str, Any] = {
+    "name": "weather",
+    "description": "Return the weather.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+HISTORY: list[dict[str, Any]] = [
+    {"role": "user", "content": "Weather in Oslo?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {"id": "c-1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "c-1", "content": "rain"},
+]
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, in our words and in those of the two SDKs."""
+
+    prompt: Any = "Hi"
+    ours: Mapping[str, Any] = field(default_factory=dict)
+    messages: Any = ({"role": "user", "content": "Hi"},)
+    theirs: Mapping[str, Any] | None = None
+    """For both SDKs; None where it is as ours."""
+    azure: Mapping[str, Any] = field(default_factory=dict)
+    """What the Azure SDK says otherwise."""
+
+
+SAMPLING = {
+    "temperature": 0.3,
+    "top_p": 0.9,
+    "max_tokens": 50,
+    "stop": ["END", "STOP"],
+    "seed": 7,
+    "presence_penalty": 0.5,
+    "frequency_penalty": -0.5,
+}
+CALLS = {
+    "text": Call(),
+    "system": Call(
+        ours={"system": "Be brief."},
+        messages=({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}),
+        theirs={},
+    ),
+    "sampling": Call(ours=SAMPLING),
+    "tools": Call(
+        ours={"tools": [{"type": "function", "function": TOOL}], "tool_choice": "auto"},
+        azure={"tools": [ChatCompletionsToolDefinition(function=FunctionDefinition(**TOOL))]},
+    ),
+    "named tool": Call(
+        ours={"tools": [{"type": "function", "function": TOOL}], "tool_choice": NAMED},
+        azure={
+            "tools": [ChatCompletionsToolDefinition(function=FunctionDefinition(**TOOL))],
+            "tool_choice": ChatCompletionsNamedToolChoice(
+                function=ChatCompletionsNamedToolChoiceFunction(name="weather")
+            ),
+        },
+    ),
+    "tool answer": Call(prompt=HISTORY, messages=HISTORY),
+    "json object": Call(ours={"response_format": {"type": "json_object"}}, azure={"response_format": "json_object"}),
+    "json schema": Call(
+        ours={
+            "response_format": {"type": "json_schema", "json_schema": {"name": "c", "schema": SCHEMA, "strict": True}}
+        },
+        azure={"response_format": JsonSchemaFormat(name="c", schema=SCHEMA, strict=True)},
+    ),
+    "picture": Call(
+        prompt=[Message.user("What is it?", Image(PICTURE, detail="low"))],
+        messages=(
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is it?"},
+                    {"type": "image_url", "image_url": {"url": PICTURE, "detail": "low"}},
+                ],
+            },
+        ),
+        azure={
+            "messages": [
+                UserMessage(
+                    content=[
+                        TextContentItem(text="What is it?"),
+                        ImageContentItem(image_url=ImageUrl(url=PICTURE, detail="low")),
+                    ]
+                )
+            ]
+        },
+    ),
+    "extra": Call(
+        ours={"extra": {"logit_bias": {"5": 1}}},
+        theirs={"extra_body": {"logit_bias": {"5": 1}}},
+        azure={"model_extras": {"logit_bias": {"5": 1}}},
+    ),
+}
+
+
+class Credential:
+    """An Entra ID credential that needs no Entra ID; notes the scopes it was asked for."""
+
+    def __init__(self) -> None:
+        self.scopes: list[str] = []
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        self.scopes += scopes
+        return AccessToken(TOKEN, int(time.time()) + 3600)
+
+
+def call_openai(client: openai.OpenAI, call: Call, stream: bool) -> None:
+    options = dict(call.ours if call.theirs is None else call.theirs)
+    if stream:
+        options |= {"stream": True, "stream_options": {"include_usage": True}}
+    answer: Any = client.chat.completions.create(model="m", messages=list(call.messages), **options)
+    if stream:
+        list(answer)
+
+
+def call_azure(client: ChatCompletionsClient, call: Call, stream: bool, **more: Any) -> None:
+    options = {"messages": list(call.messages), **(call.ours if call.theirs is None else {}), **call.azure}
+    options = {name: value for name, value in options.items() if name not in ("system", "extra")}
+    answer: Any = client.complete(stream=stream, **options, **more)
+    if stream:
+        list(answer)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One provider's endpoint on loopback, and how the vendor's SDK calls it."""
+
+    provider: str
+    path: str
+    sdk: Callable[[str, Call, bool], None]
+    """Calls the server at that URL."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    key: Any = KEY
+    model: str | None = "m"
+
+
+def with_openai(path: str, key: Any = KEY, **more: Any) -> Callable[[str, Call, bool], None]:
+    def run(url: str, call: Call, stream: bool) -> None:
+        with openai.OpenAI(base_url=url + path, api_key=key, max_retries=0, **more) as client:
+            call_openai(client, call, stream)
+
+    return run
+
+
+def with_azure_openai(**auth: Any) -> Callable[[str, Call, bool], None]:
+    def run(url: str, call: Call, stream: bool) -> None:
+        version = "2024-10-21"
+        with openai.AzureOpenAI(azure_endpoint=url, api_version=version, max_retries=0, **auth) as client:
+            call_openai(client, call, stream)
+
+    return run
+
+
+def with_inference(
+    path: str, credential: Any = None, model: str | None = "m", **more: Any
+) -> Callable[[str, Call, bool], None]:
+    def run(url: str, call: Call, stream: bool) -> None:
+        key = credential or AzureKeyCredential(KEY)
+        with ChatCompletionsClient(url + path, key, retry_total=0, **more) as client:
+            # azure-core sends no token to a plain http server, not even on loopback, unless it is told to
+            unsafe = {"enforce_https": False} if credential else {}
+            call_azure(client, call, stream, model=model, **unsafe)
+
+    return run
+
+
+PAIRS = {
+    "openai": Pair("openai", "/v1", with_openai("/v1")),
+    "nvidia": Pair("nvidia", "/v1", with_openai("/v1"), {"structured": "response_format"}),
+    "github": Pair("github", "/inference", with_openai("/inference")),
+    "github of an organization": Pair(
+        "github", "/inference", with_openai("/orgs/acme/inference"), {"organization": "acme"}
+    ),
+    "github by the Azure SDK": Pair(
+        "github", "/inference", with_inference("/inference"), {"api_version": "2024-05-01-preview"}
+    ),
+    "azure v1": Pair("azure", "/openai/v1", with_openai("/openai/v1")),
+    "azure v1 with Entra ID": Pair(
+        "azure", "/openai/v1", with_openai("/openai/v1", lambda: TOKEN), key=lambda: Credential()
+    ),
+    "azure models": Pair("azure", "/models", with_inference("/models")),
+    "azure models with Entra ID": Pair("azure", "/models", with_inference("/models", Credential()), key=Credential),
+    "azure serverless": Pair("azure", "", with_inference("", model=None), {"shape": "serverless"}, model=None),
+    "azure managed": Pair(
+        "azure",
+        "",
+        with_inference("", model=None, headers={"azureml-model-deployment": "blue"}),
+        {"shape": "managed", "deployment": "blue"},
+        model=None,
+    ),
+    "azure classic": Pair("azure", "/openai/deployments/m", with_azure_openai(api_key=KEY)),
+    "azure classic with Entra ID": Pair(
+        "azure", "/openai/deployments/m", with_azure_openai(azure_ad_token_provider=lambda: TOKEN), key=Credential
+    ),
+}
+
+Difference = tuple[str, str, str]  # pair (or what it begins with), call (or *), what differs
+ACCEPT = "we name the media type that we read: text/event-stream for a stream"
+DIFFERENCES: dict[Difference, str] = {
+    ("", "*", "headers.accept"): f"{ACCEPT}; the SDKs always say application/json",
+    ("azure v1", "*", "headers.api-key"): (
+        "a key goes out in both headers, as azure-ai-inference sends it: each of Azure's shapes reads one of them"
+    ),
+    ("azure classic", "*", "headers.authorization"): "as above: both headers",
+    ("azure classic", "*", "body.model"): "the URL names the deployment",
+    ("github", "*", "headers.x-github-api-version"): "GitHub's REST reference asks for it; the SDKs know no GitHub",
+    ("azure models", "*", "body.stream"): "azure-ai-inference says stream: false; absent means the same",
+    ("azure serverless", "*", "body.stream"): "as above",
+    ("azure managed", "*", "body.stream"): "as above",
+    ("github by the Azure SDK", "*", "body.stream"): "as above",
+    ("github by the Azure SDK", "*", "headers.api-key"): "GitHub reads Authorization only",
+    ("github by the Azure SDK", "*", "body.stream_options"): "GitHub's REST reference has it; azure-ai-inference not",
+    ("github by the Azure SDK", "extra", "headers.extra-parameters"): "a header of Azure's model inference API",
+}
+
+
+def noted(seen: Seen) -> dict[str, Any]:
+    """Return what counts of a request, flat: field to value."""
+    parts = urlsplit(seen.path)
+    body = json.loads(seen.body)
+    return {
+        "method": seen.method,
+        "path": parts.path,
+        "query": dict(parse_qsl(parts.query)),
+        **{f"headers.{name}": seen.headers[name] for name in HEADERS if name in seen.headers},
+        **{f"body.{name}": value for name, value in body.items()},
+    }
+
+
+ANSWER = {"id": "x", "object": "chat.completion", "created": 1, "model": "m"}
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
+
+
+def answered(seen: Seen) -> bytes:
+    """Answer as it was asked: in one piece, or as a stream."""
+    if json.loads(seen.body).get("stream"):
+        chunk = {**ANSWER, "object": "chat.completion.chunk", "choices": [{**CHOICE, "delta": CHOICE["message"]}]}
+        return head() + f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+    return whole(200, {**ANSWER, "choices": [CHOICE]})
+
+
+def requests_of(pair: Pair, call: Call, stream: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what our driver and the SDK sent for the same call."""
+    with FaultServer(answered) as server:
+        key = pair.key() if isinstance(pair.key, type) else pair.key
+        key = key() if callable(key) and not isinstance(key, Credential) else key
+        client = PhiClient(
+            pair.provider, pair.model, base_url=server.url + pair.path, api_key=key, options=dict(pair.options)
+        )
+        with client:
+            list(client.stream(call.prompt, **call.ours)) if stream else client.chat(call.prompt, **call.ours)
+        pair.sdk(server.url, call, stream)
+    ours, theirs = server.seen
+    return noted(ours), noted(theirs)
+
+
+def reason_for(pair: str, call: str, what: str) -> Difference | None:
+    rows = [row for row in DIFFERENCES if pair.startswith(row[0]) and row[1] in ("*", call) and row[2] == what]
+    return max(rows, key=lambda row: len(row[0]), default=None)
+
+
+def differences(pair: str, call: str, stream: bool) -> Iterator[tuple[str, Any, Any]]:
+    ours, theirs = requests_of(PAIRS[pair], CALLS[call], stream)
+    for what in sorted(ours.keys() | theirs.keys()):
+        if ours.get(what) != theirs.get(what):
+            yield what, ours.get(what), theirs.get(what)
+
+
+SHOWN: set[Difference] = set()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_our_request_is_the_sdks(pair: str, call: str, stream: bool) -> None:
+    unexplained = []
+    for what, ours, theirs in differences(pair, call, stream):
+        row = reason_for(pair, call, what)
+        if row is None:
+            unexplained.append(f"{what}: ours {ours!r}, theirs {theirs!r}")
+        else:
+            SHOWN.add(row)
+    assert not unexplained, "\n".join(["", *unexplained])
+
+
+def test_every_listed_difference_is_there() -> None:
+    """A row that nothing shows is out of date. (This runs after the calls above.)"""
+    for pair in PAIRS:
+        for stream in (False, True):
+            for what, _, _ in (*differences(pair, "text", stream), *differences(pair, "extra", stream)):
+                row = reason_for(pair, "extra", what)
+                assert row is not None
+                SHOWN.add(row)
+    assert DIFFERENCES.keys() == SHOWN
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "scope"),
+    [
+        ("/openai/v1", {}, "https://ai.azure.com/.default"),
+        ("/models", {}, "https://cognitiveservices.azure.com/.default"),
+        ("/openai/deployments/m", {}, "https://cognitiveservices.azure.com/.default"),
+        ("", {"shape": "managed"}, "https://ml.azure.com/.default"),
+        ("", {"shape": "serverless"}, "https://ml.azure.com/.default"),
+        ("/models", {"scope": "https://cognitiveservices.azure.us/.default"}, "https://cognitiveservices.azure.us/.default"),
+    ],
+)  # fmt: skip
+def test_a_token_is_for_the_scope_of_the_shape(path: str, options: dict[str, Any], scope: str) -> None:
+    credential = Credential()
+    with FaultServer(answered) as server:
+        client = PhiClient("azure", "m", base_url=server.url + path, api_key=credential, options=options)
+        with client:
+            client.chat("Hi")
+    assert credential.scopes == [scope]
+    assert server.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+    assert "api-key" not in server.seen[0].headers
+
+
+def test_the_azure_sdk_asks_for_the_scope_that_we_ask_for_on_managed_compute() -> None:
+    credential = Credential()
+    with FaultServer(answered) as server:
+        with_inference("", credential)(server.url, CALLS["text"], False)
+    assert credential.scopes == ["https://ml.azure.com/.default"]
+
+
+# --- answers: the server plays them, both read the same
+
+CALL = {"index": 0, "id": "c-1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
+USAGE = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+REPLIES: dict[str, dict[str, Any]] = {
+    "text": {**ANSWER, "choices": [CHOICE], "usage": USAGE},
+    "cut": {**ANSWER, "choices": [{**CHOICE, "finish_reason": "length"}], "usage": USAGE},
+    "filtered": {**ANSWER, "choices": [{**CHOICE, "finish_reason": "content_filter"}], "usage": USAGE},
+    "a tool call": {
+        **ANSWER,
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                "finish_reason": "tool_calls",
+            }
+        ],
+        "usage": USAGE,
+    },
+}
+
+
+def chunks(*deltas: dict[str, Any], finish: str = "stop", usage: bool = True) -> list[dict[str, Any]]:
+    frames: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    frames.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
+    frames += [{"choices": [], "usage": USAGE}] if usage else []
+    return [{**ANSWER, "object": "chat.completion.chunk", **frame} for frame in frames]
+
+
+STREAMS = {
+    "text": chunks({"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo."}),
+    "cut": chunks({"role": "assistant", "content": "Hel"}, finish="length"),
+    "filtered": chunks({"role": "assistant", "content": "Hel"}, finish="content_filter"),
+    "filter results first": [  # Azure: a first chunk without choices
+        {**ANSWER, "choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
+        *chunks({"role": "assistant", "content": "Hello."}),
+    ],
+    "a tool call in pieces": chunks(
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{**CALL, "function": {"name": "weather", "arguments": ""}}],
+        },
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"city": '}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]},
+        finish="tool_calls",
+    ),
+}
+ReplyFacts = tuple[str, str, list[tuple[str, str, str]], tuple[int, int] | None]
+
+
+def facts(reply: Reply) -> ReplyFacts:
+    calls = [(call.id, call.name, call.raw) for call in reply.tool_calls]
+    usage = None if reply.usage.estimated else (reply.usage.input_tokens, reply.usage.output_tokens)
+    return reply.text, reply.finish_reason, calls, usage
+
+
+def ours_of(url: str, provider: str, path: str, stream: bool) -> ReplyFacts:
+    with PhiClient(provider, "m", base_url=url + path, api_key=KEY) as client:
+        if not stream:
+            return facts(client.chat("Hi"))
+        with client.stream("Hi") as answer:
+            list(answer)
+        return facts(answer.reply)
+
+
+def of_message(choice: Any, usage: Any) -> ReplyFacts:
+    calls = [(call.id, call.function.name, call.function.arguments) for call in choice.message.tool_calls or ()]
+    return choice.message.content or "", str(getattr(choice.finish_reason, "value", choice.finish_reason)), calls, (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )  # fmt: skip
+
+
+def folded(updates: Any) -> ReplyFacts:
+    """Fold an SDK's stream: what its user has to write."""
+    text, reason, usage = "", "", None
+    calls: dict[int, list[str]] = {}
+    for update in updates:
+        usage = (update.usage.prompt_tokens, update.usage.completion_tokens) if update.usage else usage
+        for choice in update.choices:
+            text += choice.delta.content or ""
+            reason = (
+                str(getattr(choice.finish_reason, "value", choice.finish_reason)) if choice.finish_reason else reason
+            )
+            for number, call in enumerate(choice.delta.tool_calls or ()):
+                parts = calls.setdefault(getattr(call, "index", None) or number, ["", "", ""])
+                for place, piece in enumerate((call.id, call.function.name, call.function.arguments)):
+                    parts[place] += piece or ""
+    return text, reason, [(one, two, three) for one, two, three in calls.values()], usage
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+@pytest.mark.parametrize(
+    ("provider", "path"), [("openai", "/v1"), ("azure", "/models"), ("nvidia", "/v1"), ("github", "/inference")]
+)
+def test_a_whole_answer_is_read_alike(provider: str, path: str, reply: str) -> None:
+    with FaultServer(whole(200, REPLIES[reply])) as server:
+        ours = ours_of(server.url, provider, path, stream=False)
+        with openai.OpenAI(base_url=server.url + path, api_key=KEY) as client:
+            theirs = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}])
+        with ChatCompletionsClient(server.url + path, AzureKeyCredential(KEY)) as azure:
+            azures = azure.complete(messages=[UserMessage("Hi")])
+    assert ours == of_message(theirs.choices[0], theirs.usage)
+    assert ours == of_message(azures.choices[0], azures.usage)
+
+
+@pytest.mark.parametrize("reply", STREAMS)
+@pytest.mark.parametrize(
+    ("provider", "path"), [("openai", "/v1"), ("azure", "/models"), ("nvidia", "/v1"), ("github", "/inference")]
+)
+def test_a_streamed_answer_is_read_alike(provider: str, path: str, reply: str) -> None:
+    frames = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in STREAMS[reply]) + "data: [DONE]\n\n"
+    with FaultServer(head() + frames.encode()) as server:
+        ours = ours_of(server.url, provider, path, stream=True)
+        with openai.OpenAI(base_url=server.url + path, api_key=KEY) as client:
+            theirs = folded(
+                client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Hi"}], stream=True)
+            )
+        with ChatCompletionsClient(server.url + path, AzureKeyCredential(KEY)) as azure:
+            azures = folded(azure.complete(messages=[UserMessage("Hi")], stream=True))
+    assert ours == theirs
+    assert ours == azures
