@@ -185,11 +185,6 @@ ROUTES = [
     ("github", "http://localhost:8000", "http://localhost:8000/inference/chat/completions"),
     ("github", "http://localhost:8000/", "http://localhost:8000/inference/chat/completions"),
     ("github", "http://localhost:8000/inference", "http://localhost:8000/inference/chat/completions"),
-    (
-        "github",
-        "https://models.github.ai/orgs/acme/inference",
-        "https://models.github.ai/orgs/acme/inference/chat/completions",
-    ),
     ("github", "https://ghes.example.com?a=1", "https://ghes.example.com/inference/chat/completions?a=1"),
 ]
 

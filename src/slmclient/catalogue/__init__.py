@@ -88,6 +88,8 @@ class Provider:
     model's portable name and ``{id}`` for its id there. What is in angle brackets the user has to fill in."""
     source: str
     """Where these facts are from, and of which date."""
+    hosts: tuple[str, ...] = ()
+    """Where a retired service was: nothing is there any more, by whichever driver it is asked."""
 
     @property
     def takes_names(self) -> bool:
@@ -136,12 +138,19 @@ def models() -> tuple[Model, ...]:
 @cache
 def providers() -> tuple[Provider, ...]:
     """Return every provider in the catalogue; the file is read on first use."""
-    return tuple(Provider(**_dated(entry)) for entry in _read("providers.json"))
+    return tuple(
+        Provider(**{**_dated(entry), "hosts": tuple(entry.get("hosts", ()))}) for entry in _read("providers.json")
+    )
 
 
 def provider(name: str) -> Provider | None:
     """Return what is known of a provider, by its name and not an alias of it; None where there is nothing."""
     return next((each for each in providers() if each.name == name), None)
+
+
+def retired_service(host: str) -> Provider | None:
+    """Return the retired provider whose service a host was, or None."""
+    return next((each for each in providers() if host.rstrip(".").lower() in each.hosts), None)
 
 
 def find(name: str) -> Model | None:

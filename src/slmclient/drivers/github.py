@@ -19,9 +19,9 @@ from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, RateLimit
 from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.steps import Listing, Steps
+from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
-from slmclient.drivers.wire.faults import PROVIDER_RETIRED
-from slmclient.errors import ConfigurationError, ProviderRetiredError
+from slmclient.errors import ConfigurationError
 
 _REST = "GitHub's REST reference and model docs, 2026"
 TIERS: Mapping[tuple[str, str], RateLimit] = {
@@ -121,28 +121,18 @@ class GitHubDriver(HttpDriver):
 
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call; without an address of one's own there is nowhere to go."""
-        if not self.base_url or self.at_vendor:
-            raise self._retired(request.model or self.default_model)
+        self._check_address(request.model or self.default_model)
         yield from super().flow(request)
 
     def listing(self, request: ChatRequest) -> Listing:
         """Yield the commands that ask for the catalogue: ``/catalog/models`` of the host, ``/models`` of old."""
-        if not self.base_url or self.at_vendor:
-            raise self._retired(None)
+        self._check_address(None)
         if self.own.get("legacy"):
             return (yield from super().listing(request))
         root = self.base_url.removesuffix("/inference").rpartition("/orgs/")
         return (yield from self.listed_at(request, f"{root[0] or root[2]}/catalog/models"))
 
-    def _retired(self, model: str | None) -> ProviderRetiredError:
+    def _check_address(self, model: str | None) -> None:
         service = catalogue.provider(self.info.name)
-        assert service is not None
-        return ProviderRetiredError(
-            f"GitHub Models was switched off on {service.on}; nothing was sent. "
-            f"{(catalogue.directions(model, self.info.name) if model else '') or PROVIDER_RETIRED} "
-            "Or set base_url to a server that still speaks its API.",
-            provider=self.name,
-            model=model,
-            retired_on=service.on,
-            replacement=service.replacement,
-        )
+        if service is not None and (not self.base_url or self.at_vendor):
+            raise faults.service_retired(self.name, service, model)

@@ -8,6 +8,7 @@ I/O.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, suppress
@@ -25,6 +26,8 @@ from slmclient.drivers.steps import (
     HttpRequest,
     HttpResponse,
     Listing,
+    Served,
+    Serving,
     Settling,
     Steps,
     from_json_or_none,
@@ -38,7 +41,6 @@ from slmclient.errors import (
     APITimeoutError,
     ConfigurationError,
     ModelNotFoundError,
-    ModelRetiredError,
     ResponseFormatError,
     SLMError,
     StreamInterruptedError,
@@ -116,8 +118,7 @@ class HttpDriver(Driver):
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call."""
         named = request.model or self.default_model
-        if named:
-            self.refuse_retired(named, request)
+        self.refuse_retired(named, request)
         model = self.model_id(named) if named else (yield from self.served_model(request))
         yield from self.exchange(request, model, self.encode(request, model))
 
@@ -128,24 +129,17 @@ class HttpDriver(Driver):
 
     # --- what they share
 
-    def refuse_retired(self, name: str, request: ChatRequest) -> None:
-        """Raise a ModelRetiredError, before any I/O, for a portable name that the vendor's own service retired.
+    def refuse_retired(self, name: str | None, request: ChatRequest) -> None:
+        """Raise a RetiredError, before any I/O, for a service that is gone or a portable name that it retired.
 
         The provider's own ids pass, and so does whatever ``extra`` says: the catalogue is no gate.
         """
-        retired = catalogue.retirement(name, self.info.name) if self.at_vendor else None
-        if retired is None or "model" in request.extra:
-            return
-        when = f" on {retired.on}" if retired.on else ""
-        directions = catalogue.directions(name, self.info.name)
-        raise ModelRetiredError(
-            f"{self.info.title} retired {name}{when}, so nothing was sent. {directions} To ask it all the same, name "
-            f"its own id: model={retired.id!r}.",
-            provider=self.name,
-            model=retired.id,
-            retired_on=retired.on,
-            replacement=retired.replacement,
-        )
+        service = catalogue.retired_service(urlsplit(self.base_url).hostname or "")
+        if service is not None:
+            raise faults.service_retired(self.name, service, name)
+        retired = catalogue.retirement(name, self.info.name) if name and self.at_vendor else None
+        if retired is not None and "model" not in request.extra:
+            raise faults.model_retired(self.name, self.info.title, name or "", retired)
 
     def exchange(self, request: ChatRequest, model: str | None, asked: HttpRequest) -> Steps:
         """Yield the commands that send a chat request and turn its answer into events."""
@@ -265,6 +259,27 @@ class HttpDriver(Driver):
         )
         return faults.fault(origin, response.status, response.headers, payload)
 
+    def served(self, seconds: float) -> Served:
+        """Ask a server, without a chat, whether it is ready and what it serves; for the command line.
+
+        Args:
+            seconds: How long it may take.
+        """
+        found: list[Served] = []
+
+        def steps() -> Steps:
+            found.append((yield from self.serving(request)))
+
+        request = ChatRequest((), timeout=seconds, deadline_at=time.monotonic() + seconds)
+        for _ in self._sync_pump().run(steps(), request):
+            pass
+        return found[0]
+
+    def serving(self, request: ChatRequest) -> Serving:
+        """Yield the commands that ask a server whether it is ready and what it serves."""
+        listed = yield from self.listing(request)
+        return Served(tuple(str(entry["id"]) for entry in listed))
+
     # --- the pumps
 
     def route(self) -> Route:
@@ -276,12 +291,15 @@ class HttpDriver(Driver):
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""
         self._check_open()
+        with closing(self._sync_pump().run(self.flow(request), request)) as events:
+            yield from events
+
+    def _sync_pump(self) -> SyncPump:
         if self._sync is None:
             from slmclient.drivers.pump import SyncPump
 
             self._sync = SyncPump(self.name, self.route())
-        with closing(self._sync.run(self.flow(request), request)) as events:
-            yield from events
+        return self._sync
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio."""

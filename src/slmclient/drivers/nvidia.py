@@ -19,6 +19,7 @@ from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.steps import (
     HttpRequest,
     HttpResponse,
+    Serving,
     Settling,
     Steps,
     Wait,
@@ -147,6 +148,13 @@ class NvidiaDriver(HttpDriver):
             poll = HttpRequest("GET", self._status_url(ticket), headers, timeout=request.timeout)
             response = cast(HttpResponse, (yield poll))
         return response
+
+    def serving(self, request: ChatRequest) -> Serving:
+        """Yield the commands that ask a container whether it is ready and what it serves."""
+        payload = from_json_or_none((yield from self.got(request, self.url("/health/ready"))))
+        said = cast("Mapping[str, Any]", payload).get("status", "ready") if isinstance(payload, Mapping) else None
+        served = yield from super().serving(request)
+        return replace(served, ready=said == "ready")
 
     def _status_url(self, ticket: str) -> str:
         """Return where the answer is asked for: at NVIDIA, or at the very host that was asked, which has the key."""

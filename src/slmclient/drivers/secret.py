@@ -68,11 +68,11 @@ class Secret:
         return self._credential is not None and self._cache is None
 
     def check_scope(self) -> None:
-        """Raise a ConfigurationError if it is a TokenCredential without a scope: then it can give no token."""
+        """Raise a ConfigurationError if it is a TokenCredential without a scope: then it has no token."""
         if self.needs_scope:
             raise ConfigurationError(
-                f"{self._name} is a TokenCredential, and this provider has no scope to ask it for: pass a function that "
-                "returns a token, such as azure-identity's get_bearer_token_provider(credential, scope)."
+                f"{self._name} is a TokenCredential, and this provider has no scope to ask it for: pass a function that"
+                " returns a token, such as azure-identity's get_bearer_token_provider(credential, scope)."
             )
 
     def for_scope(self, scope: str) -> Secret:

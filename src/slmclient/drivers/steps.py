@@ -35,6 +35,16 @@ class HttpResponse:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a server says of itself without a chat."""
+
+    models: tuple[str, ...]
+    """The ids that it lists; being listed is not being granted."""
+    ready: bool | None = None
+    """Whether it says that it is ready; None where it has no way to say so."""
+
+
 class Read:
     """The command for the next bytes of the body; b"" is its end."""
 
@@ -54,6 +64,8 @@ Steps = Generator["HttpRequest | Read | Wait | list[Event]", Any, None]
 """What `HttpDriver.flow` returns."""
 Listing = Generator["HttpRequest | Read", Any, list[Mapping[str, Any]]]
 """What `HttpDriver.listing` returns."""
+Serving = Generator["HttpRequest | Read", Any, Served]
+"""What `HttpDriver.serving` returns."""
 Settling = Generator["HttpRequest | Read | Wait", Any, HttpResponse]
 """What `HttpDriver.settled` returns."""
 

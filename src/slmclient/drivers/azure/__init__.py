@@ -115,6 +115,7 @@ class AzureDriver(HttpDriver):
         named = request.model or self.default_model
         self._check_images(request, named)
         if named is None:
+            self.refuse_retired(None, request)
             yield from self.exchange(request, None, self.encode(request, None))
         else:
             yield from super().flow(request)
@@ -127,10 +128,9 @@ class AzureDriver(HttpDriver):
         way = self.own.get("extra_parameters") or ("pass-through" if request.extra else None)
         return replace(asked, headers={**asked.headers, EXTRA_HEADER: way}) if way else asked
 
-    def refuse_retired(self, name: str, request: ChatRequest) -> None:
+    def refuse_retired(self, name: str | None, request: ChatRequest) -> None:
         """Raise a ModelRetiredError for a retired portable name, unless it was said to be a deployment's own."""
-        if name != self.own.get("deployment"):
-            super().refuse_retired(name, request)
+        super().refuse_retired(None if name == self.own.get("deployment") else name, request)
 
     def advice(self, status: int, model: str | None) -> str:
         """Return the v1 address, where a ``/models`` address is not there any more."""

@@ -118,6 +118,32 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
     return kind(_sentence(origin, status, shape, kind, pattern, retirement), **details)
 
 
+def service_retired(provider: str, service: catalogue.Provider, model: str | None) -> errors.ProviderRetiredError:
+    """Return the error for a call, not sent, to a service that is gone."""
+    directions = (catalogue.directions(model, service.name) if model else "") or PROVIDER_RETIRED
+    return errors.ProviderRetiredError(
+        f"{service.title} was switched off on {service.on}; nothing was sent. {directions} Or set base_url to a server "
+        "that still speaks its API.",
+        provider=provider,
+        model=model,
+        retired_on=service.on,
+        replacement=service.replacement,
+    )
+
+
+def model_retired(provider: str, title: str, name: str, offer: catalogue.Offer) -> errors.ModelRetiredError:
+    """Return the error for a call, not sent, of a portable name that a service has retired."""
+    directions = catalogue.directions(name, offer.provider)
+    return errors.ModelRetiredError(
+        f"{title} retired {name}{f' on {offer.on}' if offer.on else ''}; nothing was sent. {directions} To ask it all "
+        f"the same, name its own id: model={offer.id!r}.",
+        provider=provider,
+        model=offer.id,
+        retired_on=offer.on,
+        replacement=offer.replacement,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What the many shapes of error bodies have in common."""
