@@ -19,9 +19,10 @@ ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "
 
 def sent(path: str = "", model: str | None = None, **options: Any) -> Seen:
     """Return what one call sends to a server that speaks this wire."""
-    with FaultServer(whole(200, ANSWER)) as server, PhiClient(
-        "github", model, base_url=server.url + path, api_key="a-key-of-nobody", options=options
-    ) as client:
+    with (
+        FaultServer(whole(200, ANSWER)) as server,
+        PhiClient("github", model, base_url=server.url + path, api_key="a-key-of-nobody", options=options) as client,
+    ):
         client.chat("Hi")
     (seen,) = server.seen
     return seen

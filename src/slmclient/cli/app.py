@@ -183,6 +183,9 @@ def models(
     status: Annotated[
         str | None, typer.Option(metavar="STATE", help="Only what is active, deprecated, retired or unknown there.")
     ] = None,
+    served: Annotated[
+        bool, typer.Option("--served", help="Ask the provider's server what it lists now; nothing else is asked.")
+    ] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -190,6 +193,13 @@ def models(
 
     Options narrow the list together: --provider azure --status active lists what Azure still has.
     """
+    if served:
+        if name or modality or status:
+            raise typer.BadParameter("--served goes with --provider alone.", param_hint="--served")
+        from slmclient.cli import serving
+
+        serving.run(provider, as_json=json)
+        return
     from slmclient.cli.models import Filter, run
 
     run(name, Filter(provider, modality, status), as_json=json)
@@ -218,7 +228,8 @@ def pull(
 def doctor(provider: Provider = None, model: Model = None, json: Json = False, debug: Debug = False) -> int:
     """Show who would answer and why, and what is missing.
 
-    Nothing is sent and no key is shown. The exit code is 0 if a chat can be tried, and 1 if something is missing.
+    No vendor is asked and no key is shown; a server of your own is asked whether it is ready. The exit code is 0 if a
+    chat can be tried, and 1 if something is missing.
     """
     from slmclient.cli.doctor import run
 

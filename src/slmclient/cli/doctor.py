@@ -1,4 +1,7 @@
-"""`slm doctor`: what would answer and why, what is installed, what is missing. No network, and never a secret."""
+"""`slm doctor`: what would answer and why, what is installed, what is missing. Never a secret.
+
+No vendor is asked anything; a server of one's own is asked whether it is ready and what it serves.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from slmclient.cli import installed
+from slmclient.chat import ChatRequest
+from slmclient.cli import installed, moving, serving
 from slmclient.cli.weights import is_embedded
 from slmclient.drivers import fetch, gguf, registry
 from slmclient.drivers.base import DriverInfo
+from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.secret import Secret
 from slmclient.environment import DEFAULT, DOTENV, KEYWORD, Environment, Found
 from slmclient.errors import ConfigurationError, MissingApiKeyError, SLMError
@@ -78,6 +83,8 @@ class Report:
     """The .env file that was read."""
     extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
     local_model: LocalModel | None = None
+    server: serving.Server | None = None
+    """A server of one's own, if that is who would answer."""
     notes: list[str] = field(default_factory=list[str])
     """What is worth knowing."""
     problems: list[str] = field(default_factory=list[str])
@@ -112,8 +119,12 @@ def examine(provider: str | None, model: str | None) -> Report:
     if settings is not None:
         report.problems.extend(_problems(report, settings))
         report.notes.extend(_later(report, settings))
+        if not report.problems:
+            _ask_server(report, settings)
+    infos = [info for name in registry.names() if (info := _info(name, report)) is not None]
+    report.notes.extend(moving.notes(infos, environment))
     report.notes.extend(_unknown_variables(environment))
-    report.notes.extend(_unused_keys(report, environment))
+    report.notes.extend(_unused_keys(report, environment, infos))
     report.ok = not report.problems
     return report
 
@@ -193,7 +204,9 @@ def _problems(report: Report, settings: Settings) -> Iterator[str]:
     elif extra and not info.hosted:
         yield from filter(None, map(installed.import_problem, extra.packages))
     try:
-        registry.new_driver(config)
+        driver = registry.new_driver(config)
+        if isinstance(driver, HttpDriver):
+            driver.refuse_retired(driver.default_model, ChatRequest(()))
         if info.hosted and not config.base_url:
             yield f"{config.provider} has no address: set {' or '.join(('SLM_BASE_URL', *info.url_variables))}."
     except SLMError as error:
@@ -238,9 +251,13 @@ def _unknown_variables(environment: Environment) -> Iterator[str]:
                 yield f"{name} is set{where} and not used: there is no such variable. {hint}"
 
 
-def _unused_keys(report: Report, environment: Environment) -> Iterator[str]:
+def _unused_keys(report: Report, environment: Environment, infos: list[DriverInfo]) -> Iterator[str]:
     used, chosen = report.settings.get(_KEY), report.settings.get("provider")
-    for name, owners in _key_variables(report).items():
+    variables: dict[str, list[str]] = {}  # the vendors' variables for keys, and whose they are
+    for info in infos:
+        for name in info.key_variables:
+            variables.setdefault(name, []).append(info.name)
+    for name, owners in variables.items():
         found = environment.find(name)
         if found is None or (used and used.name == name):
             continue
@@ -256,14 +273,20 @@ def _unused_keys(report: Report, environment: Environment) -> Iterator[str]:
         yield f"{name} is set{where} and not used: {reason}."
 
 
-def _key_variables(report: Report) -> dict[str, list[str]]:
-    """Return the vendors' variables for keys, and whose they are."""
-    variables: dict[str, list[str]] = {}
-    for provider in registry.names():
-        info = _info(provider, report)
-        for name in info.key_variables if info else ():
-            variables.setdefault(name, []).append(provider)
-    return variables
+def _ask_server(report: Report, settings: Settings) -> None:
+    """Ask a server of one's own whether it is ready and what it serves."""
+    report.server = server = serving.examine(settings, registry.new_driver(settings.driver))
+    if server is None:
+        return
+    if server.problem:
+        report.problems.append(server.problem)
+    if server.note:
+        report.notes.append(server.note)
+    if server.models and report.model is None:
+        report.model = server.models[0]
+        report.settings["model"] = replace(report.settings["model"], value=report.model)
+    elif server.models and report.model not in server.models:
+        report.notes.append(f"The server does not list {report.model!r}; `slm models --served` shows what it lists.")
 
 
 def _info(provider: str, report: Report) -> DriverInfo | None:

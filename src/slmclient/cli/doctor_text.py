@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slmclient.cli.doctor import Extra, LocalModel, Report, origin
+from slmclient.cli.serving import lines
 from slmclient.cli.terminal import console
 from slmclient.environment import DEFAULT, KEYWORD
 
@@ -17,16 +18,17 @@ def show(report: Report) -> None:
 
     out = console(error=False)
     out.print(f"slmclient {report.version} · Python {report.python} · {report.system}")
-    for heading, lines in (
+    for heading, told in (
         ("Who would answer", list(_answerer(report))),
         ("Settings", list(_settings(report))),
         ("Installed", list(_extras(report.extras))),
         ("The local model", list(_local(report.local_model))),
+        ("The server", list(lines(report.server)) if report.server else []),
         ("Notes", report.notes),
     ):
-        if lines:
+        if told:
             out.print(Text.assemble("\n", (heading, "bold")))
-        for line in lines:
+        for line in told:
             out.print(f"  {line}")
     if report.ok:
         chosen = report.settings["provider"].origin == KEYWORD

@@ -73,7 +73,7 @@ class DriverInfo:
     vendor_hosts: tuple[str, ...] = ()
     """Host names that the vendor's own key may go to, and that need one; ``*.`` stands for one or more labels."""
     old_variables: tuple[str, ...] = ()
-    """Variables of older programs, which are not read: `slm doctor` says how to move on where it sees one."""
+    """Variables of programs written for an SDK that is retired, read or not: `slm doctor` says how to move on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, RateLimit
 from slmclient.drivers.http import HttpDriver
-from slmclient.drivers.steps import Listing, Steps
+from slmclient.drivers.steps import Listing
 from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
 from slmclient.errors import ConfigurationError
@@ -119,20 +119,16 @@ class GitHubDriver(HttpDriver):
         """Return the id that GitHub Models used, in the era that is spoken."""
         return catalogue.legacy_id(name) if self.own.get("legacy") else catalogue.provider_id(name, "github")
 
-    def flow(self, request: ChatRequest) -> Steps:
-        """Yield the commands of one chat call; without an address of one's own there is nowhere to go."""
-        self._check_address(request.model or self.default_model)
-        yield from super().flow(request)
+    def refuse_retired(self, name: str | None, request: ChatRequest) -> None:
+        """Raise a ProviderRetiredError where no address of one's own is given: then there is nowhere to go."""
+        service = catalogue.provider(self.info.name)
+        if service is not None and (not self.base_url or self.at_vendor):
+            raise faults.service_retired(self.name, service, name)
 
     def listing(self, request: ChatRequest) -> Listing:
         """Yield the commands that ask for the catalogue: ``/catalog/models`` of the host, ``/models`` of old."""
-        self._check_address(None)
+        self.refuse_retired(None, request)
         if self.own.get("legacy"):
             return (yield from super().listing(request))
         root = self.base_url.removesuffix("/inference").rpartition("/orgs/")
         return (yield from self.listed_at(request, f"{root[0] or root[2]}/catalog/models"))
-
-    def _check_address(self, model: str | None) -> None:
-        service = catalogue.provider(self.info.name)
-        if service is not None and (not self.base_url or self.at_vendor):
-            raise faults.service_retired(self.name, service, model)

@@ -60,6 +60,8 @@ class HttpDriver(Driver):
     dialect: ClassVar[Dialect] = Dialect()
     options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {}
     """The driver's own options and their types."""
+    lists_models: ClassVar[bool] = True
+    """Whether its servers have a list of the models that they serve."""
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)

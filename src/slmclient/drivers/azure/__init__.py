@@ -32,6 +32,7 @@ _DEPLOYMENT = re.compile(r"[A-Za-z0-9._-]+")  # what Azure lets a deployment be 
 class AzureDriver(HttpDriver):
     """Azure AI Foundry. The model is the deployment's name; a portable name stands for the default one."""
 
+    lists_models = False  # what Azure lists are models that could be deployed, not deployments
     options = {"deployment": str, "api_version": str, "shape": str, "scope": str, "extra_parameters": str}
     info: ClassVar[DriverInfo] = DriverInfo(
         name="azure",
@@ -54,6 +55,17 @@ class AzureDriver(HttpDriver):
             "AZUREAI_ENDPOINT_URL",
         ),
         vendor_hosts=(*RESOURCE_HOSTS, *SERVERLESS_HOSTS, *MANAGED_HOSTS),
+        old_variables=(
+            "AZURE_AI_CHAT_ENDPOINT",
+            "AZURE_AI_CHAT_KEY",
+            "AZURE_INFERENCE_ENDPOINT",
+            "AZURE_INFERENCE_CREDENTIAL",
+            "AZUREAI_ENDPOINT_URL",
+            "AZUREAI_ENDPOINT_KEY",
+            "CHAT_COMPLETIONS_ENDPOINT",
+            "CHAT_COMPLETIONS_KEY",
+            "CHAT_COMPLETIONS_DEPLOYMENT_NAME",
+        ),
     )
 
     def __init__(self, config: DriverConfig | None = None) -> None:
