@@ -159,6 +159,12 @@ def test_only_azure_has_a_scope_for_a_credential(provider: str) -> None:
         PhiClient(provider, "m", base_url="http://127.0.0.1:9/v1", api_key=Credential())
 
 
+@pytest.mark.parametrize("key", [Credential(), AsyncCredential(), async_provider])
+def test_a_token_goes_no_more_over_plain_http_than_a_key(key: Any) -> None:
+    with pytest.raises(ConfigurationError, match="must not go over plain http"):
+        PhiClient("azure", "m", base_url="http://gateway.example/openai/v1", api_key=key)
+
+
 # --- through a client
 
 

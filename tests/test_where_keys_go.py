@@ -118,6 +118,33 @@ async def test_no_key_but_its_own_goes_anywhere(face: Face, monkeypatch: pytest.
         assert found == ({provider} if provider in URL_VARIABLES else set())
 
 
+@pytest.mark.parametrize("beside", ["api_key", "SLM_API_KEY", "the vendor's variable", "nothing"])
+@pytest.mark.parametrize(
+    ("provider", "address", "owner"),
+    [
+        (provider, address, owner)
+        for provider in ("azure", "nvidia", "github")
+        for owner, address in VENDOR_URLS.items()
+        if owner != provider
+    ],
+)
+def test_another_vendors_host_gets_no_key_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, provider: str, address: str, owner: str, beside: str
+) -> None:
+    """A mix-up of two clouds is an error at once, wherever the key is from."""
+    monkeypatch.setenv("SLM_PROVIDER", provider)
+    if beside != "nothing":
+        monkeypatch.setenv(KEY_VARIABLES[provider] if beside.startswith("the") else "SLM_API_KEY", KEY)
+    key = Secret(KEY) if beside == "api_key" else None
+    with pytest.raises(ConfigurationError, match=f"belongs to provider '{owner}', not to '{provider}'"):
+        resolve(Given(base_url=address, api_key=key))
+
+
+def test_openais_wire_may_be_spoken_to_any_vendor() -> None:
+    for address in VENDOR_URLS.values():
+        assert key_of(resolve(Given(provider="openai", base_url=address, api_key=Secret(KEY)))) == KEY
+
+
 @pytest.mark.parametrize("provider", URL_VARIABLES)
 @both
 async def test_a_vendors_key_goes_to_the_host_that_the_vendors_variable_names(

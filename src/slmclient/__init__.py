@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from slmclient.chat import Usage
     from slmclient.client import AsyncPhiClient, PhiClient
     from slmclient.conversation import AsyncConversation, Conversation
+    from slmclient.drivers.azure.inference_client import AzureInferenceClientDriver
+    from slmclient.drivers.openai.client import OpenAIClientDriver
     from slmclient.errors import SLMError
     from slmclient.media import Image
     from slmclient.messages import Message, Text, ToolCall
@@ -28,9 +30,11 @@ _HOMES = {
     "AsyncConversation": "conversation",
     "AsyncPhiClient": "client",
     "AsyncReplyStream": "stream",
+    "AzureInferenceClientDriver": "drivers.azure.inference_client",
     "Conversation": "conversation",
     "Image": "media",
     "Message": "messages",
+    "OpenAIClientDriver": "drivers.openai.client",
     "PhiClient": "client",
     "Reply": "reply",
     "ReplyStream": "stream",
@@ -44,9 +48,11 @@ __all__ = [
     "AsyncConversation",
     "AsyncPhiClient",
     "AsyncReplyStream",
+    "AzureInferenceClientDriver",
     "Conversation",
     "Image",
     "Message",
+    "OpenAIClientDriver",
     "PhiClient",
     "Reply",
     "ReplyStream",

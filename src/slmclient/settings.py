@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from slmclient import catalogue, destination
 from slmclient.drivers import registry
-from slmclient.drivers.base import Driver, DriverConfig
+from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
 from slmclient.environment import DEFAULT, KEYWORD, Environment, Found
 from slmclient.errors import ConfigurationError, ModelNotFoundError, UnknownProviderError
 from slmclient.given import Given
+from slmclient.hosts import is_loopback, matches
 from slmclient.request import checked_seconds, unknown_name
 
 DEFAULT_TIMEOUT = 60.0
@@ -70,6 +72,7 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
     model = model or ours("SLM_MODEL") or Found(None if info.hosted else info.default_model, DEFAULT)
     _check_local_serves(given, provider, model)
     base_url = destination.base_url(given, info, ours, environment)
+    _check_owner(provider.value, info, base_url)
     key, hint = destination.api_key(given, provider, info, base_url, ours, environment)
     verify = destination.verify(given, environment)
     destination.check_destination(info, base_url, key, given)
@@ -190,6 +193,22 @@ def _check_local_serves(given: Given, provider: Found, model: Found) -> None:
     raise ModelNotFoundError(
         f"The embedded model of provider 'local' is not {name!r}: {hint}.", provider=registry.LOCAL, model=name
     )
+
+
+def _check_owner(provider: str, info: DriverInfo, base_url: Found) -> None:
+    """Raise a ConfigurationError for the address of another vendor, which must not get this one's key."""
+    host = urlsplit(base_url.value or "").hostname or ""
+    if provider == registry.COMPATIBLE or base_url.origin == DEFAULT or is_loopback(host):
+        return  # the first: OpenAI's wire is spoken by most of them
+    if matches(host, info.vendor_hosts):
+        return
+    owner = next((name for name in registry.ROWS if matches(host, registry.driver_info(name).vendor_hosts)), None)
+    if owner is not None:
+        raise ConfigurationError(
+            f"{host} ({base_url}) belongs to provider {owner!r}, not to {provider!r}, whose key must not go there: "
+            f"write PhiClient({owner!r}, …) or SLM_PROVIDER={owner}.",
+            provider=provider,
+        )
 
 
 def _limits(given: Given, environment: Environment | None) -> tuple[Found, Found, Found]:

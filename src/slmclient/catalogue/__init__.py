@@ -308,9 +308,9 @@ def _ids(model: Model) -> list[str]:
 
 def _read(file: str) -> list[dict[str, Any]]:
     import json  # here, so that importing the catalogue costs nothing
-    from importlib import resources
+    import pkgutil  # importlib.resources takes 15 ms to import, this takes 1
 
-    entries: list[dict[str, Any]] = json.loads(resources.files(__name__).joinpath(file).read_bytes())
+    entries: list[dict[str, Any]] = json.loads(pkgutil.get_data(__name__, file) or b"[]")
     return entries
 
 

@@ -45,7 +45,7 @@ from slmclient.errors import (
     SLMError,
     StreamInterruptedError,
 )
-from slmclient.hosts import matches
+from slmclient.hosts import is_loopback, matches
 
 if TYPE_CHECKING:
     import asyncio
@@ -136,7 +136,8 @@ class HttpDriver(Driver):
 
         The provider's own ids pass, and so does whatever ``extra`` says: the catalogue is no gate.
         """
-        service = catalogue.retired_service(urlsplit(self.base_url).hostname or "")
+        host = urlsplit(self.base_url).hostname or ""
+        service = None if is_loopback(host) else catalogue.retired_service(host)
         if service is not None:
             raise faults.service_retired(self.name, service, name)
         retired = catalogue.retirement(name, self.info.name) if name and self.at_vendor else None

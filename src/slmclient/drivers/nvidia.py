@@ -83,8 +83,15 @@ class NvidiaDriver(HttpDriver):
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
-        if not urlsplit(self.base_url).path:
+        path = urlsplit(self.base_url).path
+        if not path:
             self.base_url += "/v1"
+        elif path.startswith("/v1/vlm/") and self.at_vendor:
+            raise ConfigurationError(
+                "nvidia: the older endpoints below /v1/vlm, one for each model, are not spoken here. Use "
+                f"{self.info.default_base_url}, or a container of your own.",
+                provider=self.name,
+            )
         self._structured: str | None = self.own.get("structured") or (_STRUCTURED[0] if self.at_vendor else None)
         if self._structured not in (*_STRUCTURED, None):
             raise ConfigurationError(

@@ -7,6 +7,7 @@ client belongs to the user: it is never changed and never closed. No SDK is impo
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Generator, Iterable
 from dataclasses import dataclass
 from importlib import import_module
@@ -75,13 +76,13 @@ class SdkDriver(HttpDriver):
 
     # --- what a subclass writes
 
+    @abstractmethod
     def submit(self, outgoing: Outgoing, line: SdkLine) -> Any:
         """Return the SDK's response, its body unread; an awaitable of it from a client for asyncio.
 
         Raises:
             Answered: With a response whose status the SDK takes for an error.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no submit()")
 
     def body(self, response: Any) -> Any:
         """Return an iterator over the body's bytes, as they come; an asynchronous one from a client for asyncio."""
@@ -112,7 +113,7 @@ class SdkDriver(HttpDriver):
 
     def route(self) -> Route:
         """Return the way through the SDK client."""
-        from slmclient.drivers.sdk_lines import SdkRoute
+        from slmclient.drivers.sdk_route import SdkRoute
 
         return cast("Route", SdkRoute(self))  # a pump needs what both routes have
 

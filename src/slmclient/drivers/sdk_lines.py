@@ -18,115 +18,56 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
-from urllib.parse import urlsplit
 
-from slmclient.chat import ChatRequest
 from slmclient.drivers.sdk import Answered, Outgoing, SdkDriver, SdkResponse, secrets_in
-from slmclient.drivers.steps import HttpRequest
-from slmclient.drivers.transport import CONNECT_TIMEOUT, deadline_passed
-from slmclient.errors import (
-    APIConnectionError,
-    APITimeoutError,
-    AuthenticationError,
-    ConfigurationError,
-    ResponseFormatError,
-    SLMError,
-)
-from slmclient.hosts import is_loopback
 
 T = TypeVar("T")
-_SHORTEST, _LONGEST_WAIT = 0.001, 2_000_000.0  # seconds; sockets wait in milliseconds of 31 bits
+_LONGEST_WAIT = 2_000_000.0  # seconds; sockets wait in milliseconds of 31 bits
+# How the SDKs' HTTP libraries say that the server closed the connection: none of them is imported for an error.
+_CLOSED_MEANWHILE = {
+    *("RemoteProtocolError", "ReadError", "WriteError"),  # httpx, httpx2
+    *("RemoteDisconnected", "ServerDisconnectedError", "ConnectionResetError", "BrokenPipeError"),
+}
 _MOST_CAUSES = 10
-# Names, as httpx, httpx2, azure-core, requests, urllib3 and aiohttp have them: none of these is imported for an error.
-_CONNECT_TIMEOUTS = ("ConnectTimeout", "ConnectTimeoutError", "ConnectionTimeoutError", "ServiceRequestTimeoutError")
-_BROKEN_BODIES = ("DecodingError", "DecodeError", "ContentDecodingError")
-_CLOSED_MEANWHILE = ("RemoteProtocolError", "ReadError", "WriteError")
-_NO_SENDING = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class SdkRoute:
-    """How requests reach the server: through the SDK client of a driver."""
-
-    def __init__(self, driver: SdkDriver) -> None:
-        self._driver = driver
-
-    def sync_line(self, url: str) -> SyncSdkLine:
-        """Return a new call, for threads."""
-        return SyncSdkLine(self._driver)
-
-    def async_line(self, url: str) -> AsyncSdkLine:
-        """Return a new call, for asyncio."""
-        return AsyncSdkLine(self._driver)
-
-    def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: object) -> Outgoing:
-        """Return the request with its timeouts; the SDK adds its keys."""
-        silence = max(_SHORTEST, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
-        headers = {"accept-encoding": "identity", **{name.lower(): value for name, value in asked.headers.items()}}
-        asked = HttpRequest(asked.method, asked.url, headers, asked.content, asked.timeout)
-        return Outgoing(asked, min(CONNECT_TIMEOUT, silence), silence)
-
-    async def aoutgoing(self, asked: HttpRequest, request: ChatRequest, trace: object) -> Outgoing:
-        """`outgoing`, for asyncio."""
-        return self.outgoing(asked, request, trace)
-
-    def failure(self, error: Exception, line: SdkLine, request: ChatRequest) -> SLMError:
-        """Return the error that callers see for one of the SDK's, whose own text may quote headers: it is not shown."""
-        if isinstance(error, SLMError):
-            return error
-        provider, parts = self._driver.name, urlsplit(self._driver.base_url)
-        host = parts.netloc.rpartition("@")[2]
-        causes = list(_causes(error))
-        names = [type(cause).__name__ for cause in causes]
-        if request.remaining() <= 0.01:
-            return deadline_passed(provider)
-        if any(isinstance(cause, TimeoutError) or "Timeout" in name for cause, name in zip(causes, names, strict=True)):
-            if any(name in _CONNECT_TIMEOUTS for name in names):
-                patience = min(CONNECT_TIMEOUT, request.timeout)
-                said = f"{provider} did not accept a connection within {patience:g} s ({host})."
-            else:
-                said = f"{provider} was silent for timeout={request.timeout:g} s ({host})."
-            return APITimeoutError(f"{said} Raise timeout=, or check the server.", provider=provider)
-        if any(name in _BROKEN_BODIES for name in names):
-            return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
-        reason = _reason(causes)
-        if line.response is not None:
-            return APIConnectionError(f"The connection of {provider} to {host} broke: {reason}.", provider=provider)
-        if any("Credential" in name or "Authentication" in name for name in names):
-            return AuthenticationError(f"The credential of the SDK client failed: {names[0]}.", provider=provider)
-        if isinstance(error, _NO_SENDING) and not any(isinstance(cause, OSError) for cause in causes):
-            return ConfigurationError(
-                f"The SDK client could not send: {names[0]}. Is it closed, or used in another event loop, or does its "
-                "token provider fail?",
-                provider=provider,
-            )
-        hint = "Is the server running?" if is_loopback(parts.hostname or "") else "Check the network and the address."
-        return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}. {hint}", provider=provider)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and what caused it, from the outside in."""
     seen: list[BaseException] = []
     while error is not None and error not in seen and len(seen) < _MOST_CAUSES:
         seen.append(error)
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or error.__context__ or getattr(error, "inner_exception", None)  # azure-core's
 
 
-def _reason(causes: list[BaseException]) -> str:
-    """Return the operating system's reason, or the name of what was at the bottom."""
-    for cause in reversed(causes):
-        if isinstance(cause, OSError) and isinstance(cause.strerror, str):
-            return cause.strerror.rstrip(".")
-    return type(causes[-1]).__name__
+class KeptConnections:
+    """About how many idle connections the SDK keeps after calls of ours: its pool tells nobody."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle = 0
+
+    def take(self) -> bool:
+        """Return whether a call that goes out now may go out on one of them."""
+        with self._lock:
+            found = self._idle > 0
+            self._idle -= found
+            return found
+
+    def give(self) -> None:
+        """Take note of one more."""
+        with self._lock:
+            self._idle += 1
 
 
 class SdkLine:
     """One call through an SDK client: what is alike for threads and asyncio."""
 
-    def __init__(self, driver: SdkDriver) -> None:
+    def __init__(self, driver: SdkDriver, connections: KeptConnections) -> None:
         self._driver = driver
+        self._connections = connections
         self._pieces: Any = None
-        self._traced = self._connected = False
+        self._old = False  # whether its connection may be one that was idle
         self.cancelled = False
         self.response: Any = None
         self.url = ""
@@ -139,16 +80,22 @@ class SdkLine:
 
     def note(self, event: str, info: Mapping[str, Any]) -> Any:
         """Take note of what the SDK's HTTP library does, where it tells: httpx's extension ``trace``."""
-        self._traced = True
-        self._connected = self._connected or event == "connection.connect_tcp.started"
+        if event == "connection.connect_tcp.started":
+            self._old = False
 
-    def went_stale(self, error: Exception) -> bool:
-        """Return whether a failed sending is worth another: on an idle connection, which the server closed just then.
+    def _begin(self) -> None:
+        self.used_up = False
+        self._old = self._connections.take()
 
-        It is not where the HTTP library does not tell whether the connection was a new one.
-        """
-        stale = self._traced and not self._connected and type(error).__name__ in _CLOSED_MEANWHILE
-        return stale and not self.cancelled
+    def _went_stale(self, error: Exception) -> bool:
+        """Return whether a failed sending is worth another: the server closed an idle connection just then."""
+        stale, self._old = self._old and not self.cancelled, False
+        return stale and any(type(cause).__name__ in _CLOSED_MEANWHILE for cause in causes(error))
+
+    def _got(self, piece: bytes) -> None:
+        self.used_up = not piece
+        if self.used_up and self.response.headers.get("connection", "").lower() != "close":
+            self._connections.give()
 
     def _left(self) -> float:
         return max(0.0, min(self.until - time.monotonic(), _LONGEST_WAIT))
@@ -165,8 +112,8 @@ class SdkLine:
 
 
 class SyncSdkLine(SdkLine):
-    def __init__(self, driver: SdkDriver) -> None:
-        super().__init__(driver)
+    def __init__(self, driver: SdkDriver, connections: KeptConnections) -> None:
+        super().__init__(driver, connections)
         self._lock = threading.RLock()
         self._apart: _Apart[Any] | None = None  # what a helper thread does for this call now
         self._socket: socket.socket | None = None  # a duplicate of the connection's, until the head is there
@@ -192,8 +139,14 @@ class SyncSdkLine(SdkLine):
 
     def send(self, outgoing: Outgoing) -> SdkResponse:
         self.finish()
-        self.used_up, self._silence = False, outgoing.silence
-        response = self._elsewhere(lambda: self._submitted(outgoing), _close)
+        self._begin()
+        self._silence = outgoing.silence
+        try:
+            response = self._elsewhere(lambda: self._submitted(outgoing), _close)
+        except Exception as error:
+            if not self._went_stale(error):
+                raise
+            response = self._elsewhere(lambda: self._submitted(outgoing), _close)
         with self._lock:
             self._forget_socket()
             self._hang_up = self._driver.hang_up(response)
@@ -211,9 +164,9 @@ class SyncSdkLine(SdkLine):
         else:
             self._watch_the_clock()
             piece = cast(bytes, next(self._pieces, b""))
-        self.used_up = not piece
-        if self.used_up and (self.cancelled or self._left() <= 0):
+        if not piece and (self.cancelled or self._left() <= 0):
             raise TimeoutError  # a socket that was shut down looks like an end
+        self._got(piece)
         return piece
 
     def _elsewhere(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
@@ -331,8 +284,8 @@ class _Apart(Generic[T]):
 
 
 class AsyncSdkLine(SdkLine):
-    def __init__(self, driver: SdkDriver) -> None:
-        super().__init__(driver)
+    def __init__(self, driver: SdkDriver, connections: KeptConnections) -> None:
+        super().__init__(driver, connections)
         self._loop = asyncio.get_running_loop()
         self._limit: asyncio.Timeout | None = None
 
@@ -341,7 +294,12 @@ class AsyncSdkLine(SdkLine):
 
     async def send(self, outgoing: Outgoing) -> SdkResponse:
         await self.finish()
-        self.used_up = False
+        self._begin()
+        try:
+            return self._head(await self._in_time(self._submitted(outgoing)))
+        except Exception as error:
+            if not self._went_stale(error):
+                raise
         return self._head(await self._in_time(self._submitted(outgoing)))
 
     async def _submitted(self, outgoing: Outgoing) -> Any:
@@ -351,8 +309,8 @@ class AsyncSdkLine(SdkLine):
             return answered.response
 
     async def read(self) -> bytes:
-        piece = cast(bytes, await self._in_time(anext(self._pieces, b"")))
-        self.used_up = not piece
+        piece: bytes = await self._in_time(anext(self._pieces, b""))
+        self._got(piece)
         return piece
 
     async def _in_time(self, work: Awaitable[T]) -> T:

@@ -33,6 +33,8 @@ from slmclient.hosts import is_loopback
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to connect, at most."""
+RESPONSE = httpx2.Response
+"""What SDKs that stand on the same library give back when they are asked for the response as it is."""
 
 # A server may close an idle connection at the moment in which a request goes out on it.
 _CLOSED_MEANWHILE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)

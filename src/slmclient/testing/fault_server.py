@@ -135,7 +135,11 @@ class _Handler(BaseHTTPRequestHandler):
                     owner.gone.set()
                     return
             else:
-                self.wfile.write(step if isinstance(step, bytes) else step(seen))
+                try:
+                    self.wfile.write(step if isinstance(step, bytes) else step(seen))
+                except OSError:  # it hung up before there was anything to wait for
+                    owner.gone.set()
+                    return
 
     do_GET = do_POST = do_CONNECT = answer
 

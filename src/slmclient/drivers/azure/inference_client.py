@@ -55,9 +55,7 @@ class AzureInferenceClientDriver(SdkDriver, AzureDriver):
         url_variables=(),
     )
 
-    def __init__(
-        self, client: ChatCompletionsClient | AsyncChatCompletionsClient, model: str | None = None
-    ) -> None:
+    def __init__(self, client: ChatCompletionsClient | AsyncChatCompletionsClient, model: str | None = None) -> None:
         self.asynchronous = taken(client, _MODULE, _KINDS, "azure")
         # The client tells neither in public.
         settings: Any = getattr(client, "_config", None)

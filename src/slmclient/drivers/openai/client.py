@@ -6,7 +6,6 @@ import copy
 import re
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -18,6 +17,7 @@ from slmclient.drivers.openai import OpenAIDriver
 from slmclient.drivers.sdk import Answered, Outgoing, SdkDriver, taken
 from slmclient.drivers.steps import Steps
 from slmclient.drivers.wire.dialect import Dialect
+from slmclient.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import openai
@@ -84,8 +84,6 @@ class OpenAIClientDriver(SdkDriver, OpenAIDriver):
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call; on Azure the list of models is none of deployments, so one is named."""
         if self._azure and not (request.model or self.default_model):
-            from slmclient.errors import ConfigurationError
-
             raise ConfigurationError("Name the deployment with model=: the SDK client has none.", provider=self.name)
         yield from super().flow(request)
 
@@ -114,10 +112,8 @@ class OpenAIClientDriver(SdkDriver, OpenAIDriver):
         """
         try:
             twin = copy.copy(self.client)  # not with_options(): that makes a client without the token that it has
-            send = twin._send_request
-            twin._send_request = _watching_async(send, outgoing, line) if self.asynchronous else _watching(
-                send, outgoing, line
-            )
+            watching = _watching_async if self.asynchronous else _watching
+            twin._send_request = watching(twin._send_request, outgoing, line)
         except Exception:
             return self.client
         return twin
@@ -156,11 +152,6 @@ def _settled(response: Any) -> Any:
 def _watching(send: Callable[..., Any], outgoing: Outgoing, line: SdkLine) -> Callable[..., Any]:
     def sending(request: Any, **settings: Any) -> Any:
         _prepare(request, outgoing, line)
-        try:
-            return _settled(send(request, **settings))
-        except Exception as error:
-            if not line.went_stale(error):
-                raise
         return _settled(send(request, **settings))
 
     return sending
@@ -169,11 +160,6 @@ def _watching(send: Callable[..., Any], outgoing: Outgoing, line: SdkLine) -> Ca
 def _watching_async(send: Callable[..., Any], outgoing: Outgoing, line: SdkLine) -> Callable[..., Any]:
     async def sending(request: Any, **settings: Any) -> Any:
         _prepare(request, outgoing, line)
-        try:
-            return _settled(await send(request, **settings))
-        except Exception as error:
-            if not line.went_stale(error):
-                raise
         return _settled(await send(request, **settings))
 
     return sending
