@@ -110,6 +110,14 @@ def test_a_deployment_may_have_the_name_of_another_model(server: FaultServer) ->
         assert body(server.seen[-1])["model"] == sent
 
 
+def test_two_names_for_a_deployment_are_one_too_many() -> None:
+    both = {"deployment": "my-phi"}
+    with pytest.raises(ConfigurationError, match="both name the deployment"):
+        PhiClient("azure", "phi-4-mini", base_url=V1, api_key="a-key-of-nobody", options=both)
+    managed = "https://phi.eastus.inference.ml.azure.com"  # there the option is a header, beside the model
+    assert PhiClient("azure", "phi-4-mini", base_url=managed, api_key="a-key-of-nobody", options=both)
+
+
 @pytest.mark.parametrize(
     ("options", "extra", "header"),
     [

@@ -11,14 +11,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import azure.core.exceptions
+import openai
 import pytest
 
 from slmclient import catalogue, errors, settings
 from slmclient.drivers import registry
+from slmclient.drivers.http import HttpDriver
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^(?P<skip><!-- not run: .+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(?P<skip><!-- not run: [^\n]+ -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 RUNNER = """
 import json, sys
 page, blocks = json.load(sys.stdin)
@@ -87,10 +90,50 @@ def test_portable_names_are_those_of_the_catalogue() -> None:
         assert [cell.strip().strip("`") for cell in ids] == [offer.id if offer else "" for offer in offers]
 
 
-def test_drivers_point_to_sections_that_are_there() -> None:
+def test_drivers_point_to_pages_and_sections_that_are_there() -> None:
     for provider in registry.ROWS:
         page, _, section = registry.driver_info(provider).docs.partition("#")
+        assert (ROOT / "docs" / page).is_file(), f"{provider} points to docs/{page}"
         assert not section or f"\n## {section}\n" in text_of(f"docs/{page}")
+
+
+HTTP_PROVIDERS = [name for name in registry.ROWS if registry.driver_info(name).hosted]
+
+
+@pytest.mark.parametrize("provider", HTTP_PROVIDERS)
+def test_every_http_provider_has_a_page_that_says_what_was_checked(provider: str) -> None:
+    assert registry.driver_info(provider).docs == f"providers/{provider}.md"
+    text = text_of(f"docs/providers/{provider}.md")
+    assert text.startswith(f"# {provider}\n")
+    section = text.partition("\n## What was checked against what\n")[2]
+    assert re.search(r"^\| .+ \| .+ \|$", section, re.MULTILINE)
+    assert "\n## " not in section, "it ends the page"
+    for file in re.findall(r"`(tests/[^`]+)`", section):
+        assert (ROOT / file).is_file(), f"{provider}'s page names {file}"
+
+
+@pytest.mark.parametrize("provider", HTTP_PROVIDERS)
+def test_the_page_of_a_provider_names_its_options_and_variables(provider: str) -> None:
+    text = text_of(f"docs/providers/{provider}.md")
+    driver = registry.driver_class(provider)
+    assert issubclass(driver, HttpDriver)
+    for name in (*driver.options, *variables_of(provider)):
+        assert f"`{name}`" in text, f"{provider}'s page does not name {name}"
+    rows = re.findall(r"^\| `(\w+)` \|", text.partition("\n## Options\n")[2].partition("\n## ")[0], re.MULTILINE)
+    assert sorted(rows) == sorted(driver.options), "its section on options has a row for each"
+
+
+def test_moving_house_has_a_row_for_every_old_variable() -> None:
+    rows = [line.split(" | ")[0] for line in text_of("docs/migrate.md").splitlines() if line.startswith("| ")]
+    named = {name for row in rows for name in re.findall(r"`([A-Z][A-Z0-9_]+)`", row)}
+    assert {name for provider in registry.ROWS for name in registry.driver_info(provider).old_variables} <= named
+
+
+def test_the_errors_of_moving_house_are_ours_or_those_of_the_sdks() -> None:
+    theirs = {name for module in (openai, azure.core.exceptions) for name in vars(module)} | {"ValueError"}
+    named = set(re.findall(r"`(\w+Error)`", text_of("docs/migrate.md")))
+    assert named
+    assert named <= theirs | set(vars(errors))
 
 
 def test_every_error_is_in_the_tree() -> None:

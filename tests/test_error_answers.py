@@ -159,6 +159,38 @@ def test_a_dead_service_says_where_the_same_model_still_runs() -> None:
         assert part in str(error)
 
 
+def test_a_parameter_that_is_refused_is_named() -> None:
+    for name, parts in (("a parameter that is not supported", ["body.response_format: json_object"]),
+                        ("several parameters", ["body.top_k: 4", "body.n: 2"])):  # fmt: skip
+        answer = next(param.values[1] for param in answers() if param.values[1]["name"] == name)
+        with served(answer) as server:
+            error = our_error("azure", server.url, stream=False)
+        for part in ("One of the parameters contain invalid values.", *parts):
+            assert part in str(error)
+
+
+def test_what_the_catalogue_calls_retired_is_the_vendors_alone() -> None:
+    """A gateway or a server of one's own may serve what Azure retired: its 404 is a 404."""
+    missing = {"error": {"code": "DeploymentNotFound", "message": "Not there."}}
+    for address, kind in (
+        ("https://r.openai.azure.com", errors.ModelRetiredError),
+        ("https://r.eastus.inference.ml.azure.com", errors.ModelNotFoundError),
+        ("https://gateway.example/openai/v1", errors.ModelNotFoundError),
+    ):
+        driver = AzureDriver(DriverConfig("azure", "my-phi", base_url=address))
+        assert type(driver.fault(HttpResponse(404, {}), "Phi-3.5-mini-instruct", missing)) is kind
+
+
+def test_one_piece_of_advice_is_enough() -> None:
+    """At an old address, a model that is gone is gone: neither its deployment nor the address is to be looked for."""
+    driver = AzureDriver(DriverConfig("azure", "my-phi", base_url="https://r.services.ai.azure.com/models"))
+    missing = {"error": {"code": "DeploymentNotFound", "message": "Not there."}}
+    gone = str(driver.fault(HttpResponse(404, {}), "Phi-3.5-mini-instruct", missing))
+    assert "retired since 2025-08-30" in gone
+    assert "/openai/v1" not in gone
+    assert "portal" not in gone
+
+
 @pytest.mark.parametrize("status", [404, 410])
 def test_an_old_models_address_says_the_v1_address(status: int) -> None:
     """The answer is read by a driver of that address; nothing is sent to it."""

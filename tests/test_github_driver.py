@@ -105,6 +105,11 @@ def test_a_wrong_option_is_an_error_at_once(options: dict[str, Any], says: str) 
         PhiClient("github", base_url="http://127.0.0.1:9", options=options)
 
 
+def test_an_organization_needs_an_address_that_it_fits_into() -> None:
+    with pytest.raises(ConfigurationError, match="an organization goes before /inference"):
+        PhiClient("github", base_url="http://127.0.0.1:9/recorded", options={"organization": "acme"})
+
+
 LISTED = [
     {
         "id": "microsoft/phi-4-mini-instruct",

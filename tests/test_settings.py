@@ -249,7 +249,6 @@ def test_provider_and_model_are_split_at_a_known_name(
 @pytest.mark.parametrize(
     ("provider", "said"),
     [
-        ("ollama:phi4:14b", "Unknown provider 'ollama:phi4:14b'"),
         ("azur", "'azure'"),
         ("nvidea", "'nvidia'"),
         ("gihtub", "'github'"),
@@ -267,6 +266,19 @@ def test_an_unknown_provider_names_the_closest(provider: str, said: str) -> None
         PhiClient(provider)
     assert "model=" in str(caught.value)
     assert caught.value.provider == provider
+
+
+@pytest.mark.parametrize(
+    ("provider", "said"),
+    [
+        ("ollama:phi4:14b", r"Ollama.*no driver in this version.*SLM_PROVIDER=openai .* SLM_MODEL=phi4:14b"),
+        ("ollama", r"Ollama.*no driver in this version.*SLM_MODEL=<model>"),
+        ("onnx", r"ONNX Runtime GenAI \(onnx\) has no driver in this version\.$"),
+    ],
+)
+def test_a_provider_of_another_version_says_todays_way(provider: str, said: str) -> None:
+    with pytest.raises(UnknownProviderError, match=said):
+        PhiClient(provider)
 
 
 @pytest.mark.parametrize("name", ["phi-4-mini", "microsoft/phi-4-mini-instruct", "Phi-4-mini-instruct", "smollm2-135m"])
@@ -536,7 +548,7 @@ def test_options_of_the_environment_are_typed_too(monkeypatch: pytest.MonkeyPatc
 
 def test_good_options_are_taken() -> None:
     PhiClient("llamacpp", "a.gguf", options={"n_ctx": 512, "n_threads": 1})
-    PhiClient("azure", "m", options={"deployment": "mine", "api_version": "2024-10-21"}, base_url=LOCAL_URL)
+    PhiClient("azure", options={"deployment": "mine", "api_version": "2024-10-21"}, base_url=LOCAL_URL)
 
 
 # --- the constructor's arguments

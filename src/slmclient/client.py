@@ -124,8 +124,8 @@ class PhiClient(_Client):
     """Chat with a small language model, wherever it runs.
 
     ``PhiClient()`` takes provider and model from the environment, and where nothing is set runs a small real model in
-    this process. ``PhiClient("azure", "phi-4-mini")`` and ``PhiClient("ollama:phi4")`` name them. A client is safe to
-    share between threads; close it, or use it as a context manager, when you are done.
+    this process. ``PhiClient("azure", "phi-4-mini")`` and ``PhiClient("nvidia:phi-4-mini")`` name them. A client is
+    safe to share between threads; close it, or use it as a context manager, when you are done.
 
     Example:
         >>> from slmclient import PhiClient

@@ -87,7 +87,13 @@ def api_key(
     host = urlsplit(base_url.value or "").hostname or ""
     if matches(host, info.vendor_hosts):
         raise MissingApiKeyError(
-            f"{info.name} needs a key and none was found. Looked for: {looked}. {refused}".strip(), provider=info.name
+            " ".join(
+                filter(
+                    None,
+                    (f"{info.name} needs a key and none was found. Looked for: {looked}.", refused, info.key_advice),
+                )
+            ),
+            provider=info.name,
         )
     return None, f"{NO_KEY} {refused or f'Looked for: {looked}.'}"
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 
+_REMEMBERED = 64  # hosts: the same few are asked for with every call
 
+
+@lru_cache(_REMEMBERED)
 def is_loopback(host: str) -> bool:
     """Return whether the name is this machine: ``localhost``, 127.0.0.0/8 or ::1."""
     name = host.strip("[]").rstrip(".").lower()
@@ -17,7 +20,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def matches(host: str, patterns: Iterable[str]) -> bool:
+@lru_cache(_REMEMBERED)
+def matches(host: str, patterns: tuple[str, ...]) -> bool:
     """Return whether the name is one of the patterns; ``*.`` at the start stands for one or more labels."""
     name = host.rstrip(".").lower()
     return any(name == pattern or (pattern[:2] == "*." and name.endswith(pattern[1:])) for pattern in patterns)

@@ -144,6 +144,11 @@ def _no_provider(name: str) -> str:
         who = tuple(provider for provider in who if provider in registry.ROWS)
         hint = f" Or name a provider that serves it: {', '.join(who)}." if who else ""
         return f"{name!r} is a model, not a provider: write PhiClient(model={name!r}).{hint}"
+    there = catalogue.provider(name.partition(":")[0])
+    if there is not None:
+        way = (there.reach or "").format(name="<model>", id=name.partition(":")[2] or "<model>")
+        hint = f" Today's way to it: {way}." if way else ""
+        return f"{there.title} ({there.name}) has no driver in this version.{hint}"
     return f"{unknown_name('provider', name, registry.names())} A model's name goes into model=."
 
 
@@ -200,8 +205,8 @@ def _check_owner(provider: str, info: DriverInfo, base_url: Found) -> None:
     host = urlsplit(base_url.value or "").hostname or ""
     if provider == registry.COMPATIBLE or base_url.origin == DEFAULT or is_loopback(host):
         return  # the first: OpenAI's wire is spoken by most of them
-    if matches(host, info.vendor_hosts):
-        return
+    if matches(host, info.vendor_hosts) or catalogue.retired_service(host) is not None:
+        return  # the second: nobody is there any more, and the first call says so
     owner = next((name for name in registry.ROWS if matches(host, registry.driver_info(name).vendor_hosts)), None)
     if owner is not None:
         raise ConfigurationError(

@@ -72,6 +72,8 @@ class DriverInfo:
     """The vendor's environment variables for the endpoint; the first found wins."""
     vendor_hosts: tuple[str, ...] = ()
     """Host names that the vendor's own key may go to, and that need one; ``*.`` stands for one or more labels."""
+    key_advice: str = ""
+    """What else may serve as a key, for the error where none was found."""
     old_variables: tuple[str, ...] = ()
     """Variables of programs written for an SDK that is retired, read or not: `slm doctor` says how to move on."""
 
@@ -205,7 +207,7 @@ def admit(driver: Driver, request: ChatRequest, *, strict: bool = False) -> tupl
 
 _UNSUPPORTED = {
     Feature.IMAGES: "{name} takes no images here. Use a provider and model with vision, or leave them out.",
-    Feature.TOOLS: "{name} takes no tools here.",
+    Feature.TOOLS: "{name} takes no tools here. Use a hosted provider that does, or describe the tools in the prompt.",
     Feature.RESPONSE_FORMAT: "{name} takes no response_format here. Ask for the format in the prompt.",
     Feature.PREFILL: (
         "{name} cannot continue an assistant turn: the last message must be the user's (or a tool's). "

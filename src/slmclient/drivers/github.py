@@ -61,6 +61,12 @@ class GitHubDriver(HttpDriver):
             FaultPattern(
                 400, r"enable-auto-tool-choice", "UnsupportedFeatureError", "This model takes no tools at that server."
             ),
+            FaultPattern(
+                400,
+                r"'max_tokens' is not supported",  # the reasoning models of OpenAI that it had
+                "UnsupportedParameterError",
+                'Pass extra={"max_completion_tokens": …} instead of max_tokens=.',
+            ),
             FaultPattern(400, r"maximum context length", "ContextLengthExceededError", "Shorten the prompt."),
         ),
     )
@@ -103,9 +109,15 @@ class GitHubDriver(HttpDriver):
         if self.own.get("legacy") or not self.base_url:
             return self.base_url
         before, inference = (path.removesuffix("/inference"), True) if path.endswith("/inference") else (path, not path)
-        if not inference:
-            return self.base_url
         organization = self.own.get("organization")
+        if not inference:
+            if organization:
+                raise ConfigurationError(
+                    f"github: an organization goes before /inference, and base_url ends in {path!r}: give the whole "
+                    "address, or one that ends in /inference.",
+                    provider=self.name,
+                )
+            return self.base_url
         if organization and not before.endswith(f"/orgs/{organization}"):
             before += f"/orgs/{organization}"
         return urlunsplit(urlsplit(self.base_url)._replace(path=f"{before}/inference"))
@@ -123,7 +135,7 @@ class GitHubDriver(HttpDriver):
         """Raise a ProviderRetiredError where no address of one's own is given: then there is nowhere to go."""
         service = catalogue.provider(self.info.name)
         if service is not None and (not self.base_url or self.at_vendor):
-            raise faults.service_retired(self.name, service, name)
+            raise faults.service_retired(self.name, service, name, urlsplit(self.base_url).hostname or "")
 
     def listing(self, request: ChatRequest) -> Listing:
         """Yield the commands that ask for the catalogue: ``/catalog/models`` of the host, ``/models`` of old."""

@@ -139,7 +139,7 @@ class HttpDriver(Driver):
         host = urlsplit(self.base_url).hostname or ""
         service = None if is_loopback(host) else catalogue.retired_service(host)
         if service is not None:
-            raise faults.service_retired(self.name, service, name)
+            raise faults.service_retired(self.name, service, name, host)
         retired = catalogue.retirement(name, self.info.name) if name and self.at_vendor else None
         if retired is not None and "model" not in request.extra:
             raise faults.model_retired(self.name, self.info.title, name or "", retired)

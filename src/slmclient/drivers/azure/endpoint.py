@@ -53,7 +53,13 @@ _DEPLOYMENT = FaultPattern(
     "On Azure the model is the name of your deployment, which is the model's own name only by default: look yours up "
     "in the Foundry portal and pass it as model=.",
 )
-_PATTERNS = (_NO_TOOLS, _ONE_IMAGE, *_WRONG_PATHS, _DEPLOYMENT)
+_OTHER_CAP = FaultPattern(  # OpenAI's reasoning models, which may be deployed beside Phi
+    400,
+    r"'max_tokens' is not supported",
+    "UnsupportedParameterError",
+    'Pass extra={"max_completion_tokens": …} instead of max_tokens=.',
+)
+_PATTERNS = (_NO_TOOLS, _ONE_IMAGE, _OTHER_CAP, *_WRONG_PATHS, _DEPLOYMENT)
 _INFERENCE_VERSION = (("api-version", "2024-05-01-preview"),)  # azure-ai-inference's default
 
 _V1 = Dialect(key_headers=KEY_HEADERS, patterns=_PATTERNS)

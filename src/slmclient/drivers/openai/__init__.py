@@ -38,7 +38,7 @@ class OpenAIDriver(HttpDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="openai",
         title="Any OpenAI-compatible server",
-        docs="providers.md#openai",
+        docs="providers/openai.md",
         features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         hosted=True,
         default_base_url="https://api.openai.com/v1",

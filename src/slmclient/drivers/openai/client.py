@@ -118,6 +118,12 @@ class OpenAIClientDriver(SdkDriver, OpenAIDriver):
             return self.client
         return twin
 
+    def answer(self, error: Exception) -> Any:
+        """Return the server's response that an error holds: ours, or the SDK's where nobody could come before it."""
+        from openai import APIStatusError
+
+        return error.response if isinstance(error, APIStatusError) else super().answer(error)
+
     def body(self, response: Any) -> Any:
         """Return an iterator over the body's bytes, as they come."""
         return response.aiter_bytes() if self.asynchronous else response.iter_bytes()

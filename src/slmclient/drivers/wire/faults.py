@@ -118,12 +118,15 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
     return kind(_sentence(origin, status, shape, kind, pattern, retirement), **details)
 
 
-def service_retired(provider: str, service: catalogue.Provider, model: str | None) -> errors.ProviderRetiredError:
-    """Return the error for a call, not sent, to a service that is gone."""
+def service_retired(
+    provider: str, service: catalogue.Provider, model: str | None, host: str = ""
+) -> errors.ProviderRetiredError:
+    """Return the error for a call, not sent, to a service that is gone; ``host`` where an address named it."""
     directions = (catalogue.directions(model, service.name) if model else "") or PROVIDER_RETIRED
+    who = f"{service.title} ({host})" if host else service.title
     return errors.ProviderRetiredError(
-        f"{service.title} was switched off on {service.on}; nothing was sent. {directions} Or set base_url to a server "
-        "that still speaks its API.",
+        f"{who} was switched off on {service.on}; nothing was sent. {directions} "
+        "Or set base_url to a server that still speaks its API.",
         provider=provider,
         model=model,
         retired_on=service.on,
@@ -167,7 +170,11 @@ class _Shape:
         inner = outer.get("error")
         body = cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else outer
         said = inner if isinstance(inner, str) else body.get("message") or body.get("detail") or body.get("title")
-        found = cls(_as_line(said), tuple(code for code in map(_as_code, _codes(body)) if code))
+        where = body.get("detail") if said is body.get("message") else None  # Azure: which parameter, and its value
+        found = cls(
+            " ".join(filter(None, (_as_line(said), f"({line})" if (line := _as_line(where)) else ""))),
+            tuple(code for code in map(_as_code, _codes(body)) if code),
+        )
         if isinstance(said, str) and said.lstrip()[:1] == "{" and depth:  # passed through by a gateway
             try:
                 passed = cls.of(from_json(said), depth - 1)
@@ -265,14 +272,15 @@ def _sentence(
         said = said[:_LONGEST_MESSAGE] + "…"
     sentence = f"{who} answered {what}{code}{f': {said}' if said else ''}"
     keyless = kind is errors.AuthenticationError and origin.key_hint.startswith(NO_KEY)
-    hints = [pattern.hint if pattern else "" if keyless else _HINTS.get(kind, "")]
+    hints = ["" if keyless or retirement else pattern.hint if pattern else _HINTS.get(kind, "")]
     if 300 <= status < 400:
         hints.append("Redirects are not followed: set base_url to where the service really is.")
     if kind is errors.AuthenticationError and origin.key_hint:
         hints.append(origin.key_hint)
     if issubclass(kind, errors.RetiredError):
         on, instead = retirement.get("retired_on"), retirement.get("replacement")
-        hints.append(f"It is retired{f' since {on}' if on else ''}{f'; use {instead} instead' if instead else ''}.")
+        if on or instead or not origin.advice:
+            hints.append(f"It is retired{f' since {on}' if on else ''}{f'; use {instead} instead' if instead else ''}.")
         directions = catalogue.directions(origin.model, origin.provider) if origin.model else ""
         hints.append(directions or (PROVIDER_RETIRED if kind is errors.ProviderRetiredError else ""))
     hints.append(origin.advice)
