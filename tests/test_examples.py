@@ -191,6 +191,16 @@ def test_the_conversation_goes_on_after_it_was_loaded() -> None:
     assert done.stdout.startswith(f"{TOKYO}\nThe capital of Kenya is Nairobi.\n5 messages loaded;")
 
 
+def test_an_openai_client_is_handed_in(llama_server: LlamaServers) -> None:
+    with RecordingProxy(llama_server().url) as proxy:
+        done = run("openai_client.py", OPENAI_BASE_URL=f"{proxy.url}/v1", OPENAI_API_KEY=KEY)
+        requests = proxy.requests
+    assert done.stdout.startswith(f"{TOKYO}\n(smollm2, "), done.stderr
+    assert done.stdout.endswith(" tokens)\n1 model; the SDK client is still open\n")
+    assert [request.path for request in requests] == ["/v1/models", "/v1/chat/completions", "/v1/models"]
+    assert {request.headers["x-team"] for request in requests} == {"examples"}
+
+
 def test_errors_are_explained() -> None:
     lines = run("errors.py").stdout.splitlines()
     assert len(lines) == 5

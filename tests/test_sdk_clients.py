@@ -6,10 +6,12 @@ import asyncio
 import contextvars
 import json
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -38,6 +40,7 @@ from slmclient.errors import (
 from slmclient.reply import Reply
 from slmclient.testing import FaultServer
 from slmclient.testing.fault_server import Cut, Seen, Silence, head, whole
+from test_pump import CERTIFICATE, PRIVATE_KEY, half, serving
 
 KEY = "sk-of-the-sdk-client-1234"
 SAID = {"id": "x", "model": "m", "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}]}
@@ -218,7 +221,7 @@ def test_what_is_traced_in_the_caller_is_seen_by_the_sdk() -> None:
 @pytest.mark.parametrize("retries", [0, 1])
 @pytest.mark.parametrize("fault", ["status", "cut"])
 def test_only_our_retries_count(sdk: str, asynchronous: bool, retries: int, fault: str) -> None:
-    settings = {"max_retries": 5} if sdk == "openai" else {"retry_total": 5, "retry_on_methods": ["POST"]}
+    settings = {"max_retries": 5} if sdk == "openai" else {"retry_total": 5}
     step = whole(500, {"error": {"message": "no"}}, Retry_After="0") if fault == "status" else Cut()
     kind = InternalServerError if fault == "status" else APIConnectionError
     with FaultServer(step) as server, pytest.raises(kind) as caught:
@@ -447,6 +450,38 @@ def test_a_token_provider_that_hangs_ends_at_the_deadline(asynchronous: bool) ->
         assert time.monotonic() - began < 2
         assert server.seen == []
     over.set()
+
+
+@pytest.mark.parametrize("sdk", SDKS)
+@pytest.mark.parametrize("end", ["cancel", "deadline"])
+def test_a_read_over_tls_ends_at_once_and_hangs_up(sdk: str, end: str, tmp_path: Path) -> None:
+    """The socket that is shut down from another thread is an SSLSocket here."""
+    bundle, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    bundle.write_text(CERTIFICATE)
+    key.write_text(PRIVATE_KEY)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(bundle, key)
+    settings: dict[str, Any] = {"connection_verify": str(bundle)}
+    if sdk == "openai":
+        verify = ssl.create_default_context(cafile=str(bundle))
+        settings = {"http_client": openai.DefaultHttpxClient(verify=verify)}
+    with serving(half, tls) as server:
+        client = client_of(sdk, False, server.url.removesuffix("/v1"), **settings)
+        with client, PhiClient(driver=driver_of(client), max_retries=0) as ours:
+            stream = ours.stream("Hi", deadline=0.5 if end == "deadline" else 30)
+            texts = iter(stream)
+            assert next(texts) == "one"
+            began = time.monotonic()
+            if end == "cancel":
+                threading.Timer(0.2, stream.cancel).start()
+                assert list(texts) == ["two"]
+                assert stream.reply.finish_reason == "cancelled"
+            else:
+                assert next(texts) == "two"
+                with pytest.raises(APITimeoutError):
+                    next(texts)
+            assert time.monotonic() - began < 1.5
+            assert server.peers[0].ended.wait(1)
 
 
 # --- what becomes of errors

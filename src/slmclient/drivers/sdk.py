@@ -174,7 +174,7 @@ def taken(client: object, module: str, kinds: dict[str, bool], extra: str) -> bo
 def secrets_in(headers: Iterable[tuple[str, str]], url: str) -> tuple[Secret, ...]:
     """Return what a request carried that an answer must not be quoted with: keys, tokens, cookies."""
     values = [value for name, value in headers if not _is_harmless(name.lower())]
-    values += [value for name, value in () if not _is_harmless(name.lower())]
+    values += [value for name, value in parse_qsl(urlsplit(url).query) if not _is_harmless(name.lower())]
     found: list[Secret] = []
     for value in values:
         for part in {value.strip(), value.strip().rpartition(" ")[2]}:  # the scheme, such as Bearer, is none
