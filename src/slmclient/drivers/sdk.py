@@ -86,7 +86,8 @@ class SdkDriver(HttpDriver):
 
     def answer(self, error: Exception) -> Any:
         """Return the server's response that an error of the SDK's holds; None if it holds none."""
-        return error.response if isinstance(error, Answered) else None
+        held = error if isinstance(error, Answered) else error.__cause__  # some versions of an SDK wrap whatever comes
+        return held.response if isinstance(held, Answered) else None
 
     def body(self, response: Any) -> Any:
         """Return an iterator over the body's bytes, as they come; an asynchronous one from a client for asyncio."""

@@ -125,17 +125,19 @@ class SyncSdkLine(SdkLine):
     def note(self, event: str, info: Mapping[str, Any]) -> None:
         """Remember the socket of a new connection, for `shut`."""
         super().note(event, info)
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            stream = info["return_value"]
-            tls = stream.get_extra_info("ssl_object")
-            with self._lock:
-                if event == "connection.connect_tcp.complete":
-                    self._forget_socket()
-                    self._socket = stream.get_extra_info("socket").dup()  # TLS takes the socket itself over
-                elif tls is not None and tls.selected_alpn_protocol() == "h2":
-                    self._forget_socket()  # HTTP/2: other calls share it
-                if self.cancelled:
-                    self._break_off()
+        if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            return
+        stream = info["return_value"]
+        connection, tls = stream.get_extra_info("socket"), stream.get_extra_info("ssl_object")
+        with self._lock:
+            if event == "connection.connect_tcp.complete" and isinstance(connection, socket.socket):
+                self._forget_socket()
+                self._socket = connection.dup()  # TLS takes the socket itself over
+            elif tls is not None and tls.selected_alpn_protocol() == "h2":
+                self._forget_socket()  # HTTP/2: other calls share it
+            if self.cancelled or self._apart is None:  # nobody waits for it any more
+                self._break_off()
+                self._forget_socket()
 
     def send(self, outgoing: Outgoing) -> SdkResponse:
         self.finish()

@@ -76,10 +76,11 @@ class SdkRoute:
             return APIConnectionError(f"The connection of {provider} to {host} broke: {reason}.", provider=provider)
         if any("Credential" in name or "Authentication" in name for name in names):
             return AuthenticationError(f"The credential of the SDK client failed: {names[0]}.", provider=provider)
-        if isinstance(error, _NO_SENDING) and not any(isinstance(cause, OSError) for cause in chain):
+        wrapped = names[0] == "APIConnectionError" and len(chain) > 1  # as openai 3.0 does with any error
+        if isinstance(chain[wrapped], _NO_SENDING) and not any(isinstance(cause, OSError) for cause in chain):
             return ConfigurationError(
-                f"The SDK client could not send: {names[0]}. Is it closed, or used in another event loop, or does its "
-                "token provider fail?",
+                f"The SDK client could not send: {names[wrapped]}. Is it closed, or used in another event loop, or "
+                "does its token provider fail?",
                 provider=provider,
             )
         hint = "Is the server running?" if is_loopback(parts.hostname or "") else "Check the network and the address."
