@@ -138,9 +138,7 @@ def models() -> tuple[Model, ...]:
 @cache
 def providers() -> tuple[Provider, ...]:
     """Return every provider in the catalogue; the file is read on first use."""
-    return tuple(
-        Provider(**{**_dated(entry), "hosts": tuple(entry.get("hosts", ()))}) for entry in _read("providers.json")
-    )
+    return tuple(_provider(entry) for entry in _read("providers.json"))
 
 
 def provider(name: str) -> Provider | None:
@@ -324,6 +322,11 @@ def _model(entry: dict[str, Any]) -> Model:
         "offers": tuple(Offer(**_dated(row)) for row in entry["offers"]),
     }
     return Model(**plain)
+
+
+def _provider(entry: dict[str, Any]) -> Provider:
+    plain: dict[str, Any] = {**_dated(entry), "hosts": tuple(entry.get("hosts", ()))}
+    return Provider(**plain)
 
 
 def _dated(row: dict[str, Any]) -> dict[str, Any]:

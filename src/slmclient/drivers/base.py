@@ -171,7 +171,8 @@ class Driver:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
+        made = hasattr(self, "config")  # not so where a constructor failed and a debugger looks at it
+        return f"<{type(self).__name__} {self.name}>" if made else f"<{type(self).__name__}>"
 
 
 def admit(driver: Driver, request: ChatRequest, *, strict: bool = False) -> tuple[ChatRequest, list[Note]]:

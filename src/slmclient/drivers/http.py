@@ -62,6 +62,8 @@ class HttpDriver(Driver):
     """The driver's own options and their types."""
     lists_models: ClassVar[bool] = True
     """Whether its servers have a list of the models that they serve."""
+    base_url: str
+    """What paths are appended to; without a query."""
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)

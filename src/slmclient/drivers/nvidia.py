@@ -187,6 +187,6 @@ def _guided(request: ChatRequest) -> ChatRequest:
     if shape.get("type") == "json_schema":
         schema = shape["json_schema"].get("schema", schema)
     given: Any = request.extra.get(_GUIDED)
-    others = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+    others: Mapping[str, Any] = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
     extra = {**request.extra, _GUIDED: {"guided_json": schema, **others}}
     return replace(request, response_format=None, extra=extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -175,7 +176,7 @@ class AzureDriver(HttpDriver):
             )
 
 
-def _own_options(config: DriverConfig, known: dict[str, Any]) -> dict[str, Any]:
+def _own_options(config: DriverConfig, known: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
     own = checked_options(config, known)
     for name, legal in (("shape", tuple(SHAPES)), ("extra_parameters", EXTRA_WAYS)):
         if name in own and own[name] not in legal:
