@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import azure.identity
+import azure.identity.aio
 import pytest
 from azure.core.credentials import AccessToken
 
@@ -237,3 +239,39 @@ def test_a_function_that_fails_shows_nothing_of_what_it_said() -> None:
         client.chat("Hi")
     shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=False).format())
     assert "the-key-itself" not in shown + repr(vars(caught.value))
+
+
+# --- azure-identity itself, which can be signed in nowhere here
+
+
+def test_azure_identitys_token_provider_is_a_function_like_any_other() -> None:
+    credential = Credential()
+    provider = azure.identity.get_bearer_token_provider(credential, SCOPE)  # type: ignore[arg-type]
+    with FaultServer(whole(200, ANSWER)) as server:
+        client = PhiClient("azure", "m", base_url=server.url, api_key=provider)
+        client.chat("Hi")
+        client.chat("Hi")
+        client.close()
+    assert [seen.headers["authorization"] for seen in server.seen] == ["Bearer token-number-1"] * 2
+    assert credential.scopes == [(SCOPE,)]
+
+
+@pytest.mark.parametrize("kind", ["EnvironmentCredential", "aio.EnvironmentCredential"])
+def test_a_credential_of_azure_identity_that_is_not_set_up_says_so(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET", "AZURE_TENANT_ID", "AZURE_USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    asynchronous = kind.startswith("aio.")
+    module = azure.identity.aio if asynchronous else azure.identity
+
+    async def scenario() -> None:
+        async with AsyncPhiClient("azure", "m", base_url=server.url, api_key=module.EnvironmentCredential()) as client:
+            await client.chat("Hi")
+
+    def plainly() -> None:
+        PhiClient("azure", "m", base_url=server.url, api_key=module.EnvironmentCredential()).chat("Hi")
+
+    with FaultServer(whole(200, ANSWER)) as server, pytest.raises(AuthenticationError) as caught:
+        asyncio.run(scenario()) if asynchronous else plainly()
+    assert server.seen == []
+    assert "EnvironmentCredential gave no token" in str(caught.value)
+    assert "CredentialUnavailableError" in str(caught.value)
