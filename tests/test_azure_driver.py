@@ -62,6 +62,7 @@ def test_an_address_of_another_shape_says_which_shapes_there_are(address: str, s
         ("https://res.openai.azure.com/openai/deployments/d/completions", "classic", "https://res.openai.azure.com/openai/deployments/d"),
         ("https://res.services.ai.azure.com/api/projects/p/openai/v1", "v1", "https://res.services.ai.azure.com/api/projects/p/openai/v1"),
         ("https://gateway.example/team-a", "v1", "https://gateway.example/team-a"),
+        ("https://res.openai.azure.com/openai/v1/models", "v1", "https://res.openai.azure.com/openai/v1"),
     ],
 )  # fmt: skip
 def test_an_address_as_a_portal_shows_it_is_taken(address: str, shape: str, base: str) -> None:
@@ -136,18 +137,32 @@ def test_what_becomes_of_unknown_fields_is_said_in_a_header(
     assert server.seen[0].headers.get("extra-parameters") == header
 
 
+def test_a_classic_address_stands_for_its_deployment_alone() -> None:
+    classic = "https://res.openai.azure.com/openai/deployments/"
+    for deployment, model in (
+        ("my-mini", "my-mini"),
+        ("Phi-4-mini-instruct", "phi-4-mini"),
+        ("phi-3.5-mini", "phi-3.5-mini"),
+    ):
+        assert flow(classic + deployment, model).url.startswith(classic + deployment)
+    with pytest.raises(ConfigurationError, match="stands for the deployment 'my-mini', not for 'gpt-4o'"):
+        flow(classic + "my-mini", "gpt-4o")
+
+
 # --- pictures
 
 
 def test_phi_3_5_vision_takes_one_picture_a_turn_on_azure(server: FaultServer) -> None:
-    client = PhiClient("azure", "Phi-3.5-vision-instruct", base_url=server.url, api_key="a-key-of-nobody")
+    own = "Phi-3.5-vision-instruct"
+    client = PhiClient("azure", own, base_url=V1, api_key="a-key-of-nobody")
     with pytest.raises(UnsupportedFeatureError, match="1 image a turn"):
         client.chat("Compare them.", images=[PICTURE, PICTURE])
-    assert server.seen == []
-    client.chat("What is it?", images=[PICTURE])
-    client.chat([Message.user("First", PICTURE), Message.assistant("A."), Message.user("Second", PICTURE)])
-    assert len(server.seen) == 2
-    client.close()
+    turns = [Message.user("First", PICTURE), Message.assistant("A."), Message.user("Second", PICTURE)]
+    assert flow(V1, own, turns).url.startswith(V1), "one a turn is none too many"
+    two = [Message.user("Compare them.", PICTURE, PICTURE)]
+    for address in ("https://phi.eastus.inference.ml.azure.com", "https://gateway.example/openai/v1", server.url):
+        assert flow(address, own, two), "a server of one's own may take more"
+    assert flow(V1, own, two, extra={"model": "another"}), "extra says which model it is"
 
 
 def test_other_models_take_as_many_pictures_as_they_like(server: FaultServer) -> None:
@@ -179,12 +194,12 @@ def test_an_answer_that_was_filtered_says_so(stream: bool) -> None:
 # --- what is retired
 
 
-def flow(address: str, model: str, **options: Any) -> Any:
+def flow(address: str, model: str, prompt: Any = "Hi", **options: Any) -> Any:
     """Return the first command of a call: nothing is sent."""
     from slmclient.request import chat_request
 
     driver = AzureDriver(DriverConfig("azure", model, base_url=address, options=options.pop("options", {})))
-    request = chat_request("Hi", {**options}, stream=False, model=None, timeout=5, deadline=9)  # type: ignore[typeddict-item]
+    request = chat_request(prompt, {**options}, stream=False, model=None, timeout=5, deadline=9)  # type: ignore[typeddict-item]
     return next(driver.flow(request))
 
 
@@ -223,7 +238,7 @@ def test_nothing_else_is_refused(address: str, model: str, options: dict[str, An
 
 def test_a_client_says_it_at_the_first_call_and_opens_no_connection() -> None:
     client = PhiClient("azure", "phi-3.5-mini", base_url=V1, api_key="a-key-of-nobody")
-    with client, pytest.raises(ModelRetiredError, match="It still runs on your own machine"):
+    with client, pytest.raises(ModelRetiredError, match=r"phi-3\.5-mini still runs on your own machine"):
         client.chat("Hi")
 
 

@@ -554,7 +554,9 @@ def test_directions_end_with_the_nearest_model_that_lives(name: str, left: str, 
 
 
 def test_doubtful_directions_are_given_as_such() -> None:
-    assert directions("phi-3-small-8k", "azure").startswith("It may still be had: nvidia (SLM_PROVIDER=nvidia ")
+    assert directions("phi-3-small-8k", "azure").startswith(
+        "phi-3-small-8k may still be had: nvidia (SLM_PROVIDER=nvidia "
+    )
 
 
 def test_directions_are_short_and_end_like_a_sentence() -> None:

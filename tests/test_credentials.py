@@ -11,11 +11,12 @@ import azure.identity
 import azure.identity.aio
 import pytest
 from azure.core.credentials import AccessToken
+from azure.core.exceptions import ServiceRequestError
 
 from slmclient import AsyncPhiClient, PhiClient
 from slmclient.drivers.credential import RENEWED_BEFORE, TokenCache
 from slmclient.drivers.secret import Secret
-from slmclient.errors import AuthenticationError, ConfigurationError
+from slmclient.errors import APIConnectionError, AuthenticationError, ConfigurationError
 from slmclient.testing.fault_server import FaultServer, Seen, whole
 
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}]}
@@ -107,6 +108,69 @@ def test_many_tasks_wait_for_one_request(kind: Callable[..., Credential]) -> Non
     assert asyncio.run(many()) == ["token-number-1"] * 20
     assert asyncio.run(many()) == ["token-number-1"] * 20  # in another loop
     assert len(credential.scopes) == 1
+
+
+def test_tasks_that_wait_for_a_token_leave_asyncios_threads_to_others() -> None:
+    """asyncio looks names up on the same few threads."""
+    secret = Secret(Credential(takes=0.6)).for_scope(SCOPE)
+
+    async def many() -> float:
+        waiting = [asyncio.create_task(secret.aopen()) for _ in range(60)]
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        await asyncio.to_thread(int)
+        took = time.monotonic() - began
+        await asyncio.gather(*waiting)
+        return took
+
+    assert asyncio.run(many()) < 0.3
+
+
+@pytest.mark.parametrize("kind", [Credential, AsyncCredential])
+def test_asyncio_renews_a_token_a_while_before_it_expires_too(kind: Callable[..., Credential]) -> None:
+    credential = kind(RENEWED_BEFORE - 60)
+    secret = Secret(credential).for_scope(SCOPE)
+
+    async def thrice() -> str:
+        return [await secret.aopen() for _ in range(3)][-1]
+
+    assert asyncio.run(thrice()) == "token-number-3"
+    assert secret.at_hand() is None
+
+
+class Delegating(AsyncCredential):
+    """Its get_token is no coroutine function, but returns a coroutine."""
+
+    def get_token(self, *scopes: str, **options: Any) -> Any:  # type: ignore[override]
+        return super().get_token(*scopes, **options)
+
+
+def test_a_credential_may_hand_on_to_an_asynchronous_one() -> None:
+    secret = Secret(Delegating()).for_scope(SCOPE)
+    assert asyncio.run(secret.aopen()) == "token-number-1"
+    with pytest.raises(ConfigurationError, match="asynchronous: use AsyncPhiClient"):
+        Secret(Delegating()).for_scope(SCOPE).open()
+
+
+def test_an_empty_token_is_not_kept() -> None:
+    class Empty(Credential):
+        def _token(self, scopes: tuple[str, ...]) -> AccessToken:
+            token = super()._token(scopes)
+            return AccessToken("", token.expires_on) if token.token == "token-number-1" else token
+
+    secret = Secret(Empty()).for_scope(SCOPE)
+    with pytest.raises(AuthenticationError, match="its token is empty"):
+        secret.open()
+    assert secret.open() == "token-number-2"
+
+
+@pytest.mark.parametrize(
+    "failure", [ServiceRequestError("no such host"), ConnectionError("reset"), TimeoutError("slow")]
+)
+def test_tokens_that_could_not_be_fetched_are_worth_another_try(failure: Exception) -> None:
+    with pytest.raises(APIConnectionError, match="could not be reached") as caught:
+        Secret(Credential(fails=failure)).for_scope(SCOPE).open()
+    assert caught.value.retryable
 
 
 def test_a_credential_does_not_hold_up_the_loop() -> None:

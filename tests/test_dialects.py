@@ -118,7 +118,7 @@ def test_an_azure_api_version_is_the_options_then_the_addresses(address: str) ->
 
 
 def test_a_classic_azure_address_names_the_deployment_so_the_body_does_not() -> None:
-    assert "model" not in sent(asked(driver("azure", CLASSIC), "phi-4"))
+    assert "model" not in sent(asked(driver("azure", CLASSIC), "dep"))
     for address in (V1, MODELS, SERVERLESS, MANAGED):
         assert sent(asked(driver("azure", address), "my-deployment"))["model"] == "my-deployment"
 

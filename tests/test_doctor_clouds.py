@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from llama_server import KEY, LlamaServers
+from slmclient.chat import ChatRequest
+from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.nvidia import NvidiaDriver
+from slmclient.drivers.steps import HttpRequest
 from slmclient.testing.fault_server import FaultServer, Seen, whole
 from test_cli import doctor, slm
 
@@ -74,6 +78,40 @@ def test_a_model_that_the_server_does_not_list_is_noted(container: FaultServer) 
     report = doctor("-p", "nvidia:phi-9", SLM_PROVIDER="nvidia", SLM_BASE_URL=container.url)
     assert any("does not list 'phi-9'" in note for note in report["notes"])
     assert report["ok"]
+
+
+def test_a_model_is_looked_for_by_the_name_that_goes_out_and_among_all() -> None:
+    many = [{"id": f"m{number}"} for number in range(40)] + [{"id": "microsoft/phi-4-mini-instruct"}]
+    with FaultServer(whole(200, many)) as gateway:  # GitHub's catalogue is a plain array
+        report = doctor("-p", "github:phi-4-mini", SLM_PROVIDER="github", SLM_BASE_URL=gateway.url)
+    assert not [note for note in report["notes"] if "does not list" in note]
+    assert len(report["server"]["models"]) == 20, "a report is no list"
+
+
+def test_a_server_that_is_no_nim_is_reached_all_the_same() -> None:
+    def step(seen: Seen) -> bytes:
+        return whole(200, LISTED) if seen.path == "/v1/models" else whole(404, {"detail": "Not Found"})
+
+    with FaultServer(step) as server:
+        report = doctor("-p", "nvidia", SLM_PROVIDER="nvidia", SLM_BASE_URL=server.url)
+        said = slm("models", "--served", "-p", "nvidia", SLM_PROVIDER="nvidia", SLM_BASE_URL=server.url)
+    assert report["server"]["ready"] is None
+    assert report["server"]["models"] == said.stdout.splitlines() == ["phi-4-mini-here", "another"]
+
+
+def test_the_hosted_service_is_asked_for_its_list_alone() -> None:
+    """By the flow: nothing is sent."""
+    first = next(NvidiaDriver(DriverConfig("nvidia")).probing(ChatRequest(())))
+    assert isinstance(first, HttpRequest)
+    assert first.url == "https://integrate.api.nvidia.com/v1/models"
+
+
+@pytest.mark.parametrize("odd", ["phi\x1b]0;pwned\x07", "phi\x1b[31m", "phi\u202e", "a\nb", "x" * 301])
+def test_an_id_that_no_model_can_have_is_not_shown(odd: str) -> None:
+    listed = {"data": [{"id": odd}, {"id": "phi-4"}]}
+    with FaultServer(whole(200, listed)) as server:
+        assert slm("models", "--served", SLM_BASE_URL=server.url).stdout == "phi-4\n"
+        assert doctor(SLM_BASE_URL=server.url)["server"]["models"] == ["phi-4"]
 
 
 def test_a_real_server_is_asked_with_its_key(llama_server: LlamaServers) -> None:

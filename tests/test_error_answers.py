@@ -19,6 +19,7 @@ from azure.core.exceptions import HttpResponseError
 from slmclient import PhiClient, errors
 from slmclient.drivers.azure import AzureDriver
 from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.nvidia import NvidiaDriver
 from slmclient.drivers.steps import HttpResponse
 from slmclient.errors import SLMError
 from slmclient.testing.fault_server import FaultServer, head, whole
@@ -97,7 +98,11 @@ def test_the_openai_sdk_reads_the_same_status_and_headers(provider: str, answer:
         or (ours.retry_after is None)
     )
     # Their code is None for flat bodies and RFC 7807: where they have one, ours is the same.
-    assert theirs.code is None or str(theirs.code) in (ours.code, str(answer["status"]))
+    assert theirs.code is None or str(theirs.code) in (ours.code, str(ours.status_code))
+    waits = {"retry-after-ms": 1000.0, "x-ratelimit-timeremaining": 1.0, "retry-after": 1.0}  # the first one counts
+    headers = theirs.response.headers
+    wanted = next((float(headers[name]) / unit for name, unit in waits.items() if name in headers), None)
+    assert ours.retry_after == wanted
     retryable = {"RateLimitError", "InternalServerError", "ConflictError"}
     assert ours.retryable == (type(theirs).__name__ in retryable or theirs.status_code == 408)
 
@@ -157,6 +162,46 @@ def test_a_dead_service_says_where_the_same_model_still_runs() -> None:
     assert error.replacement == "azure"
     for part in ("2026-07-30", "SLM_PROVIDER=azure SLM_MODEL=phi-4-mini", "on your own machine"):
         assert part in str(error)
+
+
+@pytest.mark.parametrize(("provider", "answer"), list(answers()))
+def test_the_servers_own_words_are_in_the_message(provider: str, answer: Answer) -> None:
+    with served(answer) as server:
+        said = str(our_error(provider, server.url, stream=answer["status"] == 200))
+    body = answer["body"]
+    inner = body.get("error") if isinstance(body, dict) else None
+    prose = body if isinstance(body, str) else (inner if isinstance(inner, dict) else body).get("message")
+    if prose is None:  # RFC 7807
+        detail = body.get("detail", body.get("title"))
+        prose = detail[0]["msg"] if isinstance(detail, list) else detail
+    assert prose.partition(" for account")[0] in said  # the account's id is cut out
+
+
+def test_a_date_in_the_text_is_no_day_of_retirement() -> None:
+    driver = AzureDriver(DriverConfig("azure", "m", base_url="https://r.openai.azure.com"))
+    body = {"error": {"code": "404", "message": "Unknown api-version 2024-05-01-preview: model not found."}}
+    error = driver.fault(HttpResponse(404, {}), "Phi-3.5-mini-instruct", body)
+    assert isinstance(error, errors.ModelRetiredError)
+    assert error.retired_on == date(2025, 8, 30)
+
+
+def test_a_wrong_path_is_no_retirement() -> None:
+    driver = AzureDriver(DriverConfig("azure", "m", base_url="https://r.openai.azure.com"))
+    body = {"error": {"code": "404", "message": "Missing required query parameter: api-version"}}
+    error = driver.fault(HttpResponse(404, {}), "Phi-3.5-mini-instruct", body)
+    assert type(error) is errors.NotFoundError
+    assert "/openai/v1" in str(error)
+
+
+@pytest.mark.parametrize(
+    "written", ["account 'AbC-1'", "Account 'AbC-1'", 'account "AbC-1"', "account AbC-1", "ACCOUNT AbC-1."]
+)
+def test_an_account_is_cut_out_however_it_is_written(written: str) -> None:
+    driver = NvidiaDriver(DriverConfig("nvidia", "m"))
+    error = driver.fault(HttpResponse(404, {}), "m", {"detail": f"Function 'f': Not found for {written}"})
+    assert "AbC-1" not in str(error) + repr(vars(error))
+    plain = driver.fault(HttpResponse(403, {}), "m", {"detail": "Your account is suspended."})
+    assert "account is suspended" in str(plain)
 
 
 def test_a_parameter_that_is_refused_is_named() -> None:

@@ -12,6 +12,7 @@ from slmclient.drivers.base import DriverConfig, RateLimit
 from slmclient.drivers.github import TIERS, GitHubDriver
 from slmclient.errors import ConfigurationError, ProviderRetiredError, RateLimitError
 from slmclient.messages import Message
+from slmclient.policy.retry import RetryDriver
 from slmclient.testing.fault_server import FaultServer, Seen, whole
 
 ANSWER = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hi."}, "finish_reason": "stop"}]}
@@ -137,7 +138,7 @@ LISTED = [
 def test_the_catalogue_is_listed(path: str, options: dict[str, Any], route: str) -> None:
     with FaultServer(whole(200, LISTED)) as server:
         driver = GitHubDriver(DriverConfig("github", base_url=server.url + path, options=options))
-        assert driver.served(5.0).models == ("microsoft/phi-4-mini-instruct",)
+        assert driver.probe(5.0).models == ("microsoft/phi-4-mini-instruct",)
         driver.close()
     assert server.seen[0].path == route
 
@@ -166,8 +167,10 @@ def test_the_tiers_are_those_of_githubs_docs() -> None:
         limit = TIERS[tier, plan]
         assert limit == RateLimit(*map(int, numbers), source=limit.source)
     assert len(TIERS) == len(TABLE.strip().splitlines())
-    enterprise = GitHubDriver(DriverConfig("github", options={"plan": "enterprise"})).rate_limit
-    assert enterprise == TIERS["low", "enterprise"]
+    enterprise = GitHubDriver(DriverConfig("github", options={"plan": "enterprise"}))
+    assert enterprise.rate_limit == TIERS["low", "enterprise"]
+    assert RetryDriver(enterprise, 2).rate_limit == TIERS["low", "enterprise"], "a wrapper passes it on"
+    assert GitHubDriver(DriverConfig("github")).rate_limit is None, "a gateway has limits of its own"
 
 
 def test_a_daily_limit_is_told_and_not_waited_for() -> None:

@@ -18,8 +18,8 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     "policy",
     "drivers.registry settings destination dotenv_file environment given",
     DRIVERS,
-    "drivers.base drivers.credential drivers.engine drivers.fetch drivers.gguf drivers.http drivers.pump drivers.secret"
-    " drivers.sdk drivers.sdk_lines drivers.sdk_route drivers.steps drivers.transport",
+    "drivers.apart drivers.base drivers.credential drivers.engine drivers.fetch drivers.gguf drivers.http drivers.pump"
+    " drivers.secret drivers.sdk drivers.sdk_lines drivers.sdk_route drivers.steps drivers.transport",
     "phi",
     "drivers.wire",
     "catalogue chat errors hosts media messages reply request",

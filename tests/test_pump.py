@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from slmclient import AsyncPhiClient, PhiClient
-from slmclient.drivers import http, transport
+from slmclient.drivers import steps, transport
 from slmclient.drivers.wire import framing
 from slmclient.errors import (
     APIConnectionError,
@@ -858,7 +858,7 @@ def test_redirects_are_not_followed(way: Way, status: int) -> None:
 def test_a_body_that_is_too_large_is_not_read_to_its_end(
     way: Way, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "MAX_BODY", 100_000)
+    monkeypatch.setattr(steps, "MAX_BODY", 100_000)
     sent: list[int] = []
 
     def serve(peer: Peer) -> None:

@@ -6,6 +6,7 @@ own flows; nothing is sent, but where an answer is what differs. Rows without a 
 - Tools for Phi: they are sent as asked; the refusals are among the error answers (test_error_answers.py).
 - Order of roles at NIM's hosted models: it differs by model, and the server's 400 says it better than a guess of ours.
 - Images as ``<img>`` in the text: NVIDIA's older endpoints below /v1/vlm are not spoken, which is said at once (below).
+- 180 KB for pictures at NVIDIA: nothing is scaled down or uploaded yet; what does not fit is NVIDIA's to refuse.
 - tool_choice, n and max_completion_tokens ignored by Ollama's /v1: nothing to do on our side but to send them as asked.
 """
 

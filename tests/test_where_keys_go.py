@@ -153,6 +153,16 @@ def test_openais_wire_may_be_spoken_to_any_vendor() -> None:
         assert key_of(resolve(Given(provider="openai", base_url=address, api_key=Secret(KEY)))) == KEY
 
 
+def test_the_key_beside_the_address_comes_before_a_key_of_another_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An .env of azure-ai-inference beside an older set-up of Azure OpenAI: each address has a key of its own."""
+    monkeypatch.setenv("AZURE_OPENAI_API_KEY", "key-of-another-resource")
+    monkeypatch.setenv("AZURE_INFERENCE_ENDPOINT", "https://phi.services.ai.azure.com/models")
+    monkeypatch.setenv("AZURE_INFERENCE_CREDENTIAL", KEY)
+    assert key_of(resolve(Given(provider="azure"))) == KEY
+    monkeypatch.delenv("AZURE_INFERENCE_CREDENTIAL")
+    assert key_of(resolve(Given(provider="azure"))) == "key-of-another-resource"
+
+
 @pytest.mark.parametrize("provider", URL_VARIABLES)
 @both
 async def test_a_vendors_key_goes_to_the_host_that_the_vendors_variable_names(

@@ -98,13 +98,20 @@ def api_key(
     return None, f"{NO_KEY} {refused or f'Looked for: {looked}.'}"
 
 
+def _in_order(info: DriverInfo, base_url: Found) -> tuple[str, ...]:
+    """Return the vendor's variables for the key: first the one that goes with the address's own, then the others."""
+    pairs = dict(zip(info.url_variables, info.key_variables, strict=False))
+    partner = pairs.get(base_url.name)
+    return (partner, *info.key_variables) if partner else info.key_variables
+
+
 def _vendor_key(info: DriverInfo, base_url: Found, environment: Environment) -> tuple[Found | None, str]:
     host = urlsplit(base_url.value or "").hostname or ""
     at_vendor = matches(host, info.vendor_hosts)
     named_by_vendor = base_url.name in info.url_variables
     refused = ""
     for origin, values in ((PROCESS, environment.process), (DOTENV, environment.dotenv)):
-        name = next((name for name in info.key_variables if values.get(name)), None)
+        name = next((name for name in _in_order(info, base_url) if values.get(name)), None)
         if name is None:
             continue
         if origin == PROCESS and base_url.origin == DOTENV:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -20,8 +21,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-@lru_cache(_REMEMBERED)
-def matches(host: str, patterns: tuple[str, ...]) -> bool:
+def matches(host: str, patterns: Iterable[str]) -> bool:
     """Return whether the name is one of the patterns; ``*.`` at the start stands for one or more labels."""
+    return _matches(host, tuple(patterns))
+
+
+@lru_cache(_REMEMBERED)
+def _matches(host: str, patterns: tuple[str, ...]) -> bool:
     name = host.rstrip(".").lower()
     return any(name == pattern or (pattern[:2] == "*." and name.endswith(pattern[1:])) for pattern in patterns)

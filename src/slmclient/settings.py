@@ -203,8 +203,10 @@ def _check_local_serves(given: Given, provider: Found, model: Found) -> None:
 def _check_owner(provider: str, info: DriverInfo, base_url: Found) -> None:
     """Raise a ConfigurationError for the address of another vendor, which must not get this one's key."""
     host = urlsplit(base_url.value or "").hostname or ""
-    if provider == registry.COMPATIBLE or base_url.origin == DEFAULT or is_loopback(host):
-        return  # the first: OpenAI's wire is spoken by most of them
+    if provider == registry.COMPATIBLE or provider not in registry.ROWS or base_url.origin == DEFAULT:
+        return  # OpenAI's wire is spoken by most of them, and a plugin may be for any
+    if is_loopback(host):
+        return
     if matches(host, info.vendor_hosts) or catalogue.retired_service(host) is not None:
         return  # the second: nobody is there any more, and the first call says so
     owner = next((name for name in registry.ROWS if matches(host, registry.driver_info(name).vendor_hosts)), None)

@@ -68,6 +68,8 @@ class Offer:
     """Whether the provider passes tools to it, whatever it was trained for."""
     images: int | None = None
     """The most images in one message there."""
+    own_endpoint: bool = False
+    """Whether it has an address and a wire of its own there, which this version does not speak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +239,7 @@ def elsewhere(name: str, provider: str) -> tuple[tuple[Provider, Offer], ...]:
     found = [
         (hosts[each.provider], each)
         for each in (model.offers if model else ())
-        if each.provider in hosts and each.provider != provider and each.status != "retired"
+        if each.provider in hosts and each.provider != provider and each.status != "retired" and not each.own_endpoint
     ]
     return tuple(sorted(found, key=lambda pair: (pair[0].where != "local", pair[1].status != "active")))
 
@@ -268,9 +270,9 @@ def directions(name: str, provider: str) -> str:
     text = ""
     for most in (2, 1):
         sentences = (
-            _ways(model, "It still runs on your own machine", own[:most]),
-            _ways(model, "It is still hosted", hosted[:1]),
-            _ways(model, "It may still be had", [] if certain else ways[:1]),
+            _ways(model, f"{model.name} still runs on your own machine", own[:most]),
+            _ways(model, f"{'It' if own else model.name} is still hosted", hosted[:1]),
+            _ways(model, f"{model.name} may still be had", [] if certain else ways[:1]),
             _nearest(name, provider),
         )
         text = " ".join(sentence for sentence in sentences if sentence)

@@ -196,9 +196,9 @@ def models(
     if served:
         if name or modality or status:
             raise typer.BadParameter("--served goes with --provider alone.", param_hint="--served")
-        from slmclient.cli import serving
+        from slmclient.cli import probing
 
-        serving.run(provider, as_json=json)
+        probing.run(provider, as_json=json)
         return
     from slmclient.cli.models import Filter, run
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from slmclient.chat import ChatRequest
-from slmclient.cli import installed, moving, serving
+from slmclient.cli import installed, moving, probing
 from slmclient.cli.weights import is_embedded
 from slmclient.drivers import fetch, gguf, registry
 from slmclient.drivers.base import DriverInfo
@@ -83,7 +83,7 @@ class Report:
     """The .env file that was read."""
     extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
     local_model: LocalModel | None = None
-    server: serving.Server | None = None
+    server: probing.Server | None = None
     """A server of one's own, if that is who would answer."""
     notes: list[str] = field(default_factory=list[str])
     """What is worth knowing."""
@@ -275,7 +275,7 @@ def _unused_keys(report: Report, environment: Environment, infos: list[DriverInf
 
 def _ask_server(report: Report, settings: Settings) -> None:
     """Ask a server of one's own whether it is ready and what it serves."""
-    report.server = server = serving.examine(settings, registry.new_driver(settings.driver))
+    report.server = server = probing.examine(settings, registry.new_driver(settings.driver))
     if server is None:
         return
     if server.problem:
@@ -285,7 +285,7 @@ def _ask_server(report: Report, settings: Settings) -> None:
     if server.models and report.model is None:
         report.model = server.models[0]
         report.settings["model"] = replace(report.settings["model"], value=report.model)
-    elif server.models and report.model not in server.models:
+    elif server.lists_model is False:
         report.notes.append(f"The server does not list {report.model!r}; `slm models --served` shows what it lists.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from slmclient.cli.doctor import Extra, LocalModel, Report, origin
-from slmclient.cli.serving import lines
+from slmclient.cli.probing import lines
 from slmclient.cli.terminal import console
 from slmclient.environment import DEFAULT, KEYWORD
 

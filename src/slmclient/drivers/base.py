@@ -69,7 +69,8 @@ class DriverInfo:
     key_variables: tuple[str, ...] = ()
     """The vendor's environment variables for the key; the first found wins."""
     url_variables: tuple[str, ...] = ()
-    """The vendor's environment variables for the endpoint; the first found wins."""
+    """The vendor's environment variables for the endpoint; the first found wins. Those that go with a key stand in the
+    order of their keys: the key beside the address that was found comes first."""
     vendor_hosts: tuple[str, ...] = ()
     """Host names that the vendor's own key may go to, and that need one; ``*.`` stands for one or more labels."""
     key_advice: str = ""

@@ -10,9 +10,11 @@ import inspect
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from slmclient.errors import AuthenticationError
+from slmclient.drivers.apart import apart
+from slmclient.errors import APIConnectionError, AuthenticationError, ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,7 +22,15 @@ if TYPE_CHECKING:
 RENEWED_BEFORE = 300.0
 """Seconds before its expiry in which a token is renewed, as azure-core does."""
 
+ASYNCHRONOUS = "{name} is asynchronous: use AsyncPhiClient, or give the synchronous credential or function."
+
 _LONGEST_REASON = 300
+_UNREACHED = (
+    "ServiceRequestError",
+    "ServiceResponseError",
+    "ServiceRequestTimeoutError",
+    "ServiceResponseTimeoutError",
+)
 
 
 class TokenCredential(Protocol):
@@ -37,7 +47,7 @@ def is_credential(value: object) -> TypeGuard[TokenCredential]:
 
 
 class TokenCache:
-    """One credential's token for one scope. Safe from any thread and loop; who waits for it waits for one request.
+    """One credential's token for one scope. The threads together, and the tasks of each loop, ask for it once.
 
     Args:
         credential: Any TokenCredential.
@@ -64,6 +74,7 @@ class TokenCache:
 
         Raises:
             AuthenticationError: The credential failed, and no token is left that still holds.
+            APIConnectionError: It could not reach whoever gives tokens.
         """
         with self._lock:
             if self._lasts(RENEWED_BEFORE):
@@ -74,14 +85,18 @@ class TokenCache:
                 return self._still_good(error)
 
     async def atoken(self) -> str:
-        """`token`, of an asynchronous credential."""
+        """`token`, for asyncio: an asynchronous credential is awaited, any other asked on a thread."""
         import asyncio
 
         async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if self._lasts(RENEWED_BEFORE):
                 return self._token
             try:
-                return self._kept(await self._credential.get_token(self._scope))
+                if self.asynchronous:
+                    answer = self._credential.get_token(self._scope)
+                else:
+                    answer = await apart(partial(self._credential.get_token, self._scope))
+                return self._kept(await answer if inspect.isawaitable(answer) else answer)
             except Exception as error:
                 return self._still_good(error)
 
@@ -93,17 +108,26 @@ class TokenCache:
         return self._expires_on - time.time() > seconds
 
     def _kept(self, answer: Any) -> str:
+        if inspect.iscoroutine(answer):
+            answer.close()
+            raise ConfigurationError(ASYNCHRONOUS.format(name=type(self._credential).__name__))
         token, expires_on = answer.token, float(answer.expires_on)
+        if not isinstance(token, str) or not token.strip():
+            raise ValueError("its token is empty")
         self._token, self._expires_on = token, expires_on
-        return cast(str, token)
+        return token
 
     def _still_good(self, error: Exception) -> str:
         """Return the token that is here, if it still holds; else raise what the credential's failure means."""
         if self._lasts(0):
             return self._token
-        kind = type(self._credential).__name__
+        if isinstance(error, ConfigurationError):
+            raise error
+        kind, name = type(self._credential).__name__, type(error).__name__
         said = next(iter(str(error).strip().splitlines()), "")[:_LONGEST_REASON].rstrip(".")
+        what = f"{kind} gave no token for {self._scope}: {name}{f': {said}' if said else ''}."
+        if isinstance(error, (ConnectionError, TimeoutError)) or name in _UNREACHED:
+            raise APIConnectionError(f"{what} Whoever gives its tokens could not be reached.") from None
         raise AuthenticationError(
-            f"{kind} gave no token for {self._scope}: {type(error).__name__}{f': {said}' if said else ''}. Check that "
-            "it is signed in (`az login`, or the identity's variables) and may use this resource."
+            f"{what} Check that it is signed in (`az login`, or the identity's variables) and may use this resource."
         ) from None

@@ -124,8 +124,8 @@ class GitHubDriver(HttpDriver):
 
     @property
     def rate_limit(self) -> RateLimit | None:
-        """What the hosted service allowed: Phi was believed to be of the low tier."""
-        return TIERS["low", self.own.get("plan") or _PLANS[0]]
+        """What the hosted service allowed a plan that is named: Phi was believed to be of the low tier."""
+        return TIERS["low", self.own["plan"]] if "plan" in self.own else None
 
     def model_id(self, name: str) -> str:
         """Return the id that GitHub Models used, in the era that is spoken."""

@@ -23,12 +23,12 @@ from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.steps import (
     DRAIN,
     READ,
+    Awaiting,
     HttpRequest,
     HttpResponse,
     Listing,
-    Served,
-    Serving,
-    Settling,
+    Probe,
+    Probing,
     Steps,
     from_json_or_none,
     read_body,
@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 
     from slmclient.drivers.pump import AsyncPump, SyncPump
     from slmclient.drivers.transport import Route
+
+
+_LONGEST_ID = 300  # characters of a model's name that is taken from a server
 
 
 class HttpDriver(Driver):
@@ -126,7 +129,7 @@ class HttpDriver(Driver):
         model = self.model_id(named) if named else (yield from self.served_model(request))
         yield from self.exchange(request, model, self.encode(request, model))
 
-    def settled(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Settling:
+    def awaited(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Awaiting:
         """Yield the commands that wait for an answer which is not ready yet; return the response that has it."""
         return response
         yield  # a generator, for the services that make one wait
@@ -148,7 +151,7 @@ class HttpDriver(Driver):
 
     def exchange(self, request: ChatRequest, model: str | None, asked: HttpRequest) -> Steps:
         """Yield the commands that send a chat request and turn its answer into events."""
-        response = yield from self.settled(request, asked, cast(HttpResponse, (yield asked)))
+        response = yield from self.awaited(request, asked, cast(HttpResponse, (yield asked)))
         if response.status != 200:
             raise self.fault(response, model, (yield from read_body()))
         decoder = chat_completions.ChatDecoder(self.name, model, faults.request_id(response.headers))
@@ -264,26 +267,26 @@ class HttpDriver(Driver):
         )
         return faults.fault(origin, response.status, response.headers, payload)
 
-    def served(self, seconds: float) -> Served:
+    def probe(self, seconds: float) -> Probe:
         """Ask a server, without a chat, whether it is ready and what it serves; for the command line.
 
         Args:
             seconds: How long it may take.
         """
-        found: list[Served] = []
+        found: list[Probe] = []
 
         def steps() -> Steps:
-            found.append((yield from self.serving(request)))
+            found.append((yield from self.probing(request)))
 
         request = ChatRequest((), timeout=seconds, deadline_at=time.monotonic() + seconds)
         for _ in self._sync_pump().run(steps(), request):
             pass
         return found[0]
 
-    def serving(self, request: ChatRequest) -> Serving:
+    def probing(self, request: ChatRequest) -> Probing:
         """Yield the commands that ask a server whether it is ready and what it serves."""
         listed = yield from self.listing(request)
-        return Served(tuple(str(entry["id"]) for entry in listed))
+        return Probe(tuple(str(entry["id"]) for entry in listed))
 
     # --- the pumps
 
@@ -354,7 +357,7 @@ def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:
 
 def _has_id(entry: Any) -> bool:
     identity: Any = cast("Mapping[str, Any]", entry).get("id") if isinstance(entry, Mapping) else None
-    return isinstance(identity, str) and bool(identity)
+    return isinstance(identity, str) and 0 < len(identity) <= _LONGEST_ID and identity.isprintable()
 
 
 def _is_fault(frame: Mapping[str, Any]) -> bool:

@@ -17,17 +17,24 @@ from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, RateLimit
 from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.steps import (
+    Awaiting,
     HttpRequest,
     HttpResponse,
-    Serving,
-    Settling,
+    Probing,
     Steps,
     Wait,
     from_json_or_none,
     read_body,
 )
+from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
-from slmclient.errors import ConfigurationError, NotFoundError, ResponseFormatError, UnsupportedFeatureError
+from slmclient.errors import (
+    ConfigurationError,
+    NotFoundError,
+    ResponseFormatError,
+    SLMError,
+    UnsupportedFeatureError,
+)
 
 STATUS_URL = "https://api.nvcf.nvidia.com/v2/nvcf/pexec/status/{ticket}"
 """Where NVIDIA's own service is asked for an answer that was not ready (NVCF, HTTP polling)."""
@@ -38,6 +45,9 @@ POLL_HEADER = "NVCF-POLL-SECONDS"
 _LONGEST_HOLD = 300
 _SHORTER_THAN_TIMEOUT = 5  # seconds; a request that is held is silent, and must not look like a server that hangs
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds between polls, for a gateway that does not hold them
+_LONGEST_WAIT = 60.0  # seconds that a server may ask for between polls
+_PASSING = (429, 500, 502, 503, 504)
+_MOST_FAILURES = 5  # polls
 _TICKET = re.compile(r"[A-Za-z0-9-]{1,100}")  # it becomes a part of a URL
 _GUIDED = "nvext"  # NIM 1.x: the body's field for what OpenAI's schema does not have
 _STRUCTURED = ("response_format", _GUIDED)
@@ -64,7 +74,7 @@ class NvidiaDriver(HttpDriver):
     options = {"structured": str}
     dialect = Dialect(
         patterns=PATTERNS,
-        redactions=(r"(?<=account ')[^']+",),
+        redactions=(r"(?i)(?<=\baccount )(?:'[^']*'|\"[^\"]*\"|\S*\d\S*)",),
         # vLLM inside: https://docs.vllm.ai, "extra parameters"; NIM 1.x takes them at the same place for most models.
         unsupported=frozenset(),
     )
@@ -121,11 +131,8 @@ class NvidiaDriver(HttpDriver):
                 raise UnsupportedFeatureError(
                     f"NIM takes images in user messages only, not in one of role {message.role!r}.", provider=self.name
                 )
-        if request.response_format is not None:
-            if self._structured is None:
-                self._structured = yield from self._structured_here(request)
-            if self._structured == _GUIDED:
-                request = _guided(request)
+        if request.response_format is not None and (yield from self._structured_here(request)) == _GUIDED:
+            request = _guided(request)
         yield from super().flow(request)
 
     def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
@@ -137,31 +144,46 @@ class NvidiaDriver(HttpDriver):
         hold = max(1, int(min(seconds, _LONGEST_HOLD)))
         return replace(asked, headers={**asked.headers, POLL_HEADER: str(hold)})
 
-    def settled(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Settling:
-        """Yield the commands that wait for an answer: as long as the status is 202, ask for it by its ticket."""
-        pause = _FIRST_PAUSE
-        while response.status == 202:
+    def awaited(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Awaiting:
+        """Yield the commands that wait for an answer: as long as the status is 202, ask for it by its ticket.
+
+        A poll that fails for the moment is repeated, up to a few times: the ticket is still good, and a new call would
+        be a second job.
+        """
+        pause, failures, ticket = _FIRST_PAUSE, 0, ""
+        headers = {name: value for name, value in asked.headers.items() if name != "Content-Type"}
+        while response.status == 202 or (ticket and response.status in _PASSING and failures < _MOST_FAILURES):
+            failures += response.status != 202
+            wait = faults.retry_after(response.headers) or pause
             yield from read_body()
-            ticket = response.headers.get("nvcf-reqid", "")
-            if not _TICKET.fullmatch(ticket):
-                raise ResponseFormatError(
-                    f"{self.name} answered 202 (not ready yet) without an NVCF-REQID to ask for the answer by.",
-                    provider=self.name,
-                    status_code=202,
-                )
-            yield Wait(pause)
+            ticket = self._ticket(response, ticket)
+            yield Wait(min(wait, _LONGEST_WAIT))
             pause = min(pause * 2, _LONGEST_PAUSE)
-            headers = {name: value for name, value in asked.headers.items() if name != "Content-Type"}
             poll = HttpRequest("GET", self._status_url(ticket), headers, timeout=request.timeout)
             response = cast(HttpResponse, (yield poll))
         return response
 
-    def serving(self, request: ChatRequest) -> Serving:
-        """Yield the commands that ask a container whether it is ready and what it serves."""
-        payload = from_json_or_none((yield from self.got(request, self.url("/health/ready"))))
+    def _ticket(self, response: HttpResponse, before: str) -> str:
+        ticket = response.headers.get("nvcf-reqid") or before
+        if not _TICKET.fullmatch(ticket):
+            raise ResponseFormatError(
+                f"{self.name} answered 202 (not ready yet) without an NVCF-REQID to ask for the answer by.",
+                provider=self.name,
+                status_code=202,
+            )
+        return ticket
+
+    def probing(self, request: ChatRequest) -> Probing:
+        """Yield the commands that ask a server what it serves, and a container first whether it is ready."""
+        if self.at_vendor:
+            return (yield from super().probing(request))
+        try:
+            payload = from_json_or_none((yield from self.got(request, self.url("/health/ready"))))
+        except NotFoundError:  # no NIM, but something that speaks like one
+            return (yield from super().probing(request))
         said = cast("Mapping[str, Any]", payload).get("status", "ready") if isinstance(payload, Mapping) else None
-        served = yield from super().serving(request)
-        return replace(served, ready=said == "ready")
+        probe = yield from super().probing(request)
+        return replace(probe, ready=said == "ready")
 
     def _status_url(self, ticket: str) -> str:
         """Return where the answer is asked for: at NVIDIA, or at the very host that was asked, which has the key."""
@@ -171,13 +193,20 @@ class NvidiaDriver(HttpDriver):
         return urlunsplit((parts.scheme, parts.netloc, f"/v1/status/{ticket}", "", ""))
 
     def _structured_here(self, request: ChatRequest) -> Generator[Any, Any, str]:
-        """Yield the commands that ask a container for its version; return where formats go there."""
+        """Yield the commands that ask a container for its version, once; return where formats go there."""
+        if self._structured is not None:
+            return self._structured
         try:
             payload = from_json_or_none((yield from self.got(request, self.url("/version"))))
-        except NotFoundError:  # no NIM, or one without that route: what is compatible takes response_format
-            payload = None
+        except SLMError as error:
+            if error.status_code is None:
+                raise
+            # No NIM, or a gateway that does not let this through: what is compatible takes response_format.
+            self._structured = None if error.retryable else _STRUCTURED[0]
+            return _STRUCTURED[0]
         release = cast("Mapping[str, Any]", payload).get("release") if isinstance(payload, Mapping) else None
-        return _GUIDED if str(release or "").startswith("1.") else _STRUCTURED[0]
+        self._structured = _GUIDED if str(release or "").startswith("1.") else _STRUCTURED[0]
+        return self._structured
 
 
 def _guided(request: ChatRequest) -> ChatRequest:

@@ -32,13 +32,14 @@ class _Pump:
         self._idle: list[Any] = []
         self._closed = False
 
-    def idle_line(self) -> Any:
-        """Return an idle connection, or None."""
+    def idle_line(self, origin: str) -> Any:
+        """Return an idle connection to that scheme, host and port, or None."""
         with self._lock:
-            while self._idle:
-                idle = self._idle.pop()
-                if not idle.cancelled:  # a cancel() that came as its call ended
-                    return idle
+            for idle in reversed(self._idle):
+                if idle.origin == origin:
+                    self._idle.remove(idle)
+                    if not idle.cancelled:  # a cancel() that came as its call ended
+                        return idle
         return None
 
     def give_back(self, line: Line) -> bool:
@@ -70,8 +71,17 @@ class _Pump:
         return steps.send(result) if failure is None else steps.throw(bare(failure))
 
 
+def _origin(url: str) -> str:
+    """Return scheme, host and port of a URL: each has connections of its own, with its own TLS, proxy and trust."""
+    return "/".join(url.split("/", 3)[:3])
+
+
 def _until(step: Any, request: ChatRequest) -> float:
     return request.deadline_at if step is not DRAIN else min(request.deadline_at, time.monotonic() + DRAINING)
+
+
+def _nothing() -> None:
+    """Take back no registration."""
 
 
 class _Cancelled(Exception):
@@ -86,7 +96,7 @@ class SyncPump(_Pump):
     def run(self, steps: Steps, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
         line: Any = None
-        forget: Callable[[], None] | None = None
+        forget: Callable[[], None] = _nothing
         failure: SLMError | None = None
         finished = False
         try:
@@ -98,8 +108,17 @@ class SyncPump(_Pump):
                         yield event
                     step = next(steps)
                     continue
-                if line is None:
-                    line = self.idle_line() or self._route.sync_line(cast(HttpRequest, step).url)
+                if isinstance(step, Wait):
+                    request.cancellation.sleep(min(step.seconds, request.remaining()))
+                    step = self.next_step(steps, None, self.too_late(request), request)
+                    continue
+                if isinstance(step, HttpRequest) and (line is None or line.origin != _origin(step.url)):
+                    if line is not None:
+                        forget()
+                        old, line = line, None
+                        self._release(old)
+                    line = self.idle_line(_origin(step.url)) or self._route.sync_line(step.url)
+                    line.origin = _origin(step.url)
                     forget = request.cancellation.on_cancel(line.shut)
                 step = self._advance(steps, step, line, request)
         except (StopIteration, _Cancelled):
@@ -108,16 +127,19 @@ class SyncPump(_Pump):
             failure = bare(error)
         finally:
             steps.close()
-            if forget is not None:
-                forget()
-            if line is not None and not self.give_back(line):
-                line.close()
+            forget()
+            if line is not None:
+                self._release(line)
         if request.cancellation.cancelled and not finished:
             yield Finish("cancelled")
         elif failure is not None:
             raise failure
 
-    def _advance(self, steps: Steps, step: Any, line: SyncLine, request: ChatRequest) -> Any:
+    def _release(self, line: SyncLine) -> None:
+        if not self.give_back(line):
+            line.close()
+
+    def _advance(self, steps: Steps, step: Any, line: Any, request: ChatRequest) -> Any:
         """Do one command and return the next."""
         result: Any = b""
         failure = self.too_late(request)
@@ -126,8 +148,6 @@ class SyncPump(_Pump):
                 line.until = _until(step, request)
                 if isinstance(step, Read):
                     result = line.read()
-                elif isinstance(step, Wait):
-                    request.cancellation.sleep(min(step.seconds, request.remaining()))
                 else:
                     line.url = step.url
                     result = line.send(self._route.outgoing(step, request, line.note))
@@ -149,7 +169,7 @@ class AsyncPump(_Pump):
     async def run(self, steps: Steps, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
         line: Any = None
-        forget: Callable[[], None] | None = None
+        forget: Callable[[], None] = _nothing
         failure: SLMError | None = None
         finished = False
         try:
@@ -161,8 +181,17 @@ class AsyncPump(_Pump):
                         yield event
                     step = next(steps)
                     continue
-                if line is None:
-                    line = self.idle_line() or self._route.async_line(cast(HttpRequest, step).url)
+                if isinstance(step, Wait):
+                    await request.cancellation.async_sleep(min(step.seconds, request.remaining()))
+                    step = self.next_step(steps, None, self.too_late(request), request)
+                    continue
+                if isinstance(step, HttpRequest) and (line is None or line.origin != _origin(step.url)):
+                    if line is not None:
+                        forget()
+                        old, line = line, None
+                        await self._release(old)
+                    line = self.idle_line(_origin(step.url)) or self._route.async_line(step.url)
+                    line.origin = _origin(step.url)
                     forget = request.cancellation.on_cancel(line.shut)
                 step = await self._advance(steps, step, line, request)
         except (_Done, StopIteration, _Cancelled):
@@ -171,16 +200,19 @@ class AsyncPump(_Pump):
             failure = bare(error)
         finally:
             steps.close()
-            if forget is not None:
-                forget()
-            if line is not None and not self.give_back(line):
-                await line.close()
+            forget()
+            if line is not None:
+                await self._release(line)
         if request.cancellation.cancelled and not finished:
             yield Finish("cancelled")
         elif failure is not None:
             raise failure
 
-    async def _advance(self, steps: Steps, step: Any, line: AsyncLine, request: ChatRequest) -> Any:
+    async def _release(self, line: AsyncLine) -> None:
+        if not self.give_back(line):
+            await line.close()
+
+    async def _advance(self, steps: Steps, step: Any, line: Any, request: ChatRequest) -> Any:
         """Do one command and return the next."""
         result: Any = b""
         failure = self.too_late(request)
@@ -189,8 +221,6 @@ class AsyncPump(_Pump):
                 line.until = _until(step, request)
                 if isinstance(step, Read):
                     result = await line.read()
-                elif isinstance(step, Wait):
-                    await request.cancellation.async_sleep(min(step.seconds, request.remaining()))
                 else:
                     line.url = step.url
                     result = await line.send(await self._route.aoutgoing(step, request, line.note))

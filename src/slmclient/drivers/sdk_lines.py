@@ -11,14 +11,14 @@ deadlines give the caller control back at once, whatever the SDK is doing:
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from slmclient.drivers.apart import Apart
 from slmclient.drivers.sdk import Outgoing, SdkDriver, SdkResponse, secrets_in
 
 T = TypeVar("T")
@@ -71,6 +71,7 @@ class SdkLine:
         self.cancelled = False
         self.response: Any = None
         self.url = ""
+        self.origin = ""
         self.until = 0.0
         """When the current step must have ended, on the clock of `time.monotonic`."""
         self.kept = False
@@ -115,7 +116,7 @@ class SyncSdkLine(SdkLine):
     def __init__(self, driver: SdkDriver, connections: KeptConnections) -> None:
         super().__init__(driver, connections)
         self._lock = threading.RLock()
-        self._apart: _Apart[Any] | None = None  # what a helper thread does for this call now
+        self._apart: Apart[Any] | None = None  # what a helper thread does for this call now
         self._socket: socket.socket | None = None  # a duplicate of the connection's, until the head is there
         self._hang_up: Callable[[], None] | None = None  # once the head is there
         self._watch: threading.Timer | None = None
@@ -176,7 +177,7 @@ class SyncSdkLine(SdkLine):
     def _elsewhere(self, work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
         """Return what work returns, done by a helper thread: the caller leaves it behind when its time is over."""
         with self._lock:
-            self._apart = apart = _Apart(work, undo)
+            self._apart = apart = Apart(work, undo)
             if self.cancelled:
                 raise TimeoutError
         try:
@@ -231,60 +232,6 @@ class SyncSdkLine(SdkLine):
     def close(self) -> None:
         with suppress(Exception):
             self.finish()
-
-
-class _Apart(Generic[T]):
-    """One piece of work on a helper thread, for a caller who may leave it behind."""
-
-    def __init__(self, work: Callable[[], T], undo: Callable[[T], None] | None) -> None:
-        self.left = False
-        """Whether nobody waits for it any more."""
-        self._work = work
-        self._undo = undo
-        self._lock = threading.Lock()
-        self._settled = threading.Event()
-        self._result: list[T] = []
-        self._error: BaseException | None = None
-
-    def result(self, seconds: float) -> T:
-        """Do it, and return what comes of it.
-
-        Raises:
-            TimeoutError: It takes longer than that, or was left behind.
-        """
-        # Whatever the context says (the span of a trace, above all) holds for the SDK too.
-        target = contextvars.copy_context().run
-        threading.Thread(target=target, args=(self._run,), name="slmclient-sdk", daemon=True).start()
-        try:
-            self._settled.wait(seconds)
-        finally:
-            self.leave()
-        if self._error is not None:
-            raise self._error
-        if not self._result:
-            raise TimeoutError
-        return self._result[0]
-
-    def leave(self) -> None:
-        """Wait no longer."""
-        with self._lock:
-            self.left = self.left or not self._settled.is_set()
-            self._settled.set()
-
-    def _run(self) -> None:
-        result: list[T] = []
-        error: BaseException | None = None
-        try:
-            result.append(self._work())
-        except BaseException as failure:
-            error = failure
-        with self._lock:
-            late = self._settled.is_set()
-            if not late:
-                self._result, self._error = result, error
-                self._settled.set()
-        if late and result and self._undo is not None:
-            self._undo(result[0])
 
 
 class AsyncSdkLine(SdkLine):

@@ -9,14 +9,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
-from slmclient.drivers.credential import TokenCache, TokenCredential, is_credential
+from slmclient.drivers.apart import apart
+from slmclient.drivers.credential import ASYNCHRONOUS, TokenCache, TokenCredential, is_credential
 from slmclient.errors import ConfigurationError
 
 _REMEMBERED = 4  # tokens of a provider function that answers may still echo
 _SHORTEST_REDACTED = 6  # "EMPTY" and such are dummies; cutting them out of messages would only garble those
 
-
-_ASYNCHRONOUS = "{name} is asynchronous: use AsyncPhiClient, or give the synchronous credential or function."
 
 ApiKey = str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenCredential
 """A key, a function that returns one (a token provider, asynchronous or not), or an azure-core TokenCredential."""
@@ -90,27 +89,31 @@ class Secret:
             ConfigurationError: It comes from an asynchronous function or credential, or is no key.
         """
         if self._opens_async:
-            raise ConfigurationError(_ASYNCHRONOUS.format(name=self._name))
+            raise ConfigurationError(ASYNCHRONOUS.format(name=self._name))
         return self._given(self._open())
+
+    def at_hand(self) -> str | None:
+        """Return the key if it is here, and None if it has to be asked for, which may take its time. For the pump."""
+        fresh = self._cache.fresh() if self._cache is not None else None
+        return self._given(fresh) if fresh is not None else None if self.renewable else self.open()
 
     async def aopen(self) -> str:
         """`open`, for asyncio; what may take its time waits in the loop or on a thread, not in its way."""
-        if not self.renewable:
-            return self.open()
-        if self._cache is not None and (fresh := self._cache.fresh()) is not None:
-            return self._given(fresh)
+        key: object = self.at_hand()
+        if key is not None:
+            return self._given(key)
+        if self._cache is not None:
+            return self._given(await self._cache.atoken())
         if self._opens_async:
-            return self._given(await (self._cache.atoken() if self._cache is not None else self._open()))
-        import asyncio
-
-        key = await asyncio.to_thread(self._open)
+            return self._given(await self._open())
+        key = await apart(self._open)
         return self._given(await key if inspect.isawaitable(key) else key)
 
     def _given(self, key: object) -> str:
         """Return a key that came, once it is one, and remember it for `redact`."""
         if not self.renewable:
             return cast(str, key)
-        problem = _ASYNCHRONOUS.format(name=self._name) if inspect.isawaitable(key) else _problem(key, self._name)
+        problem = ASYNCHRONOUS.format(name=self._name) if inspect.isawaitable(key) else _problem(key, self._name)
         if inspect.iscoroutine(key):
             key.close()
         stripped = cast(str, key).strip() if not problem else ""

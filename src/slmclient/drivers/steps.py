@@ -36,7 +36,7 @@ class HttpResponse:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class Probe:
     """What a server says of itself without a chat."""
 
     models: tuple[str, ...]
@@ -64,10 +64,10 @@ Steps = Generator["HttpRequest | Read | Wait | list[Event]", Any, None]
 """What `HttpDriver.flow` returns."""
 Listing = Generator["HttpRequest | Read", Any, list[Mapping[str, Any]]]
 """What `HttpDriver.listing` returns."""
-Serving = Generator["HttpRequest | Read", Any, Served]
-"""What `HttpDriver.serving` returns."""
-Settling = Generator["HttpRequest | Read | Wait", Any, HttpResponse]
-"""What `HttpDriver.settled` returns."""
+Probing = Generator["HttpRequest | Read", Any, Probe]
+"""What `HttpDriver.probing` returns."""
+Awaiting = Generator["HttpRequest | Read | Wait", Any, HttpResponse]
+"""What `HttpDriver.awaited` returns."""
 
 
 def read_body() -> Generator[Any, Any, bytes]:

@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import httpx2
 
 from slmclient.chat import ChatRequest
+from slmclient.drivers.apart import Apart
 from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.secret import Secret
 from slmclient.drivers.steps import HttpRequest, HttpResponse
 from slmclient.errors import (
     APIConnectionError,
@@ -39,6 +41,7 @@ RESPONSE = httpx2.Response
 # A server may close an idle connection at the moment in which a request goes out on it.
 _CLOSED_MEANWHILE = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 _LONGEST_REASON = 300
+_ABOUT_NOW = 0.01  # seconds: what is left of a deadline that ended a wait
 _LONGEST_WAIT = 2_000_000.0  # seconds; sockets wait in milliseconds of 31 bits
 _KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
 _L = TypeVar("_L", bound="Line")
@@ -50,7 +53,7 @@ class Route:
     def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...]) -> None:
         self._config = config
         self._key_headers = key_headers
-        self._tls: ssl.SSLContext | None = None
+        self._tls: dict[str, ssl.SSLContext] = {}  # by scheme
         self._lock = threading.Lock()
 
     def sync_line(self, url: str) -> SyncLine:
@@ -79,10 +82,10 @@ class Route:
     def _transport_settings(self, url: str) -> dict[str, Any]:
         target = httpx2.URL(url)
         with self._lock:
-            if self._tls is None:
-                self._tls = _tls_context(self._config.verify) if target.scheme == "https" else _no_tls()
+            if target.scheme not in self._tls:
+                self._tls[target.scheme] = _tls_context(self._config.verify) if target.scheme == "https" else _no_tls()
         settings: dict[str, Any] = {
-            "verify": self._tls,
+            "verify": self._tls[target.scheme],
             "trust_env": False,
             "limits": httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEPT_ALIVE),
         }
@@ -92,21 +95,25 @@ class Route:
 
     def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
         """Return the request with its key."""
+        secret = self._config.api_key
         try:
-            key = self._config.api_key.open() if self._config.api_key is not None else None
+            key = secret.at_hand() or _opened(secret, request) if secret is not None else None
         except Exception as error:  # a user's token provider may raise anything
-            raise self._no_key(error) from None
+            raise self._no_key(error, request) from None
         return self._keyed(asked, request, trace, key)
 
     async def aoutgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
         """`outgoing`, for asyncio."""
+        secret = self._config.api_key
         try:
-            key = await self._config.api_key.aopen() if self._config.api_key is not None else None
+            key = secret.at_hand() or await _aopened(secret, request) if secret is not None else None
         except Exception as error:
-            raise self._no_key(error) from None
+            raise self._no_key(error, request) from None
         return self._keyed(asked, request, trace, key)
 
-    def _no_key(self, error: Exception) -> SLMError:
+    def _no_key(self, error: Exception, request: ChatRequest) -> SLMError:
+        if isinstance(error, TimeoutError) and request.remaining() <= _ABOUT_NOW:
+            return deadline_passed(self._config.provider)
         if isinstance(error, SLMError):
             error.provider = self._config.provider
             return bare(error)
@@ -120,6 +127,7 @@ class Route:
         headers = {"accept-encoding": "identity", "user-agent": "slmclient"}
         headers.update({name.lower(): value for name, value in asked.headers.items()})
         if key is not None:
+            self._check_trust(asked.url)
             headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
         headers.update({name.lower(): secret.open() for name, secret in self._config.headers.items()})
         silence = max(0.001, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
@@ -132,6 +140,15 @@ class Route:
             extensions={"timeout": timeout, "trace": trace},
         )
 
+    def _check_trust(self, url: str) -> None:
+        """Raise a ConfigurationError if a flow would send the key over plain http to a host that nobody named."""
+        parts = urlsplit(url)
+        named = parts.netloc == urlsplit(self._config.base_url or "").netloc  # that one was checked with the settings
+        if parts.scheme != "https" and not named and not is_loopback(parts.hostname or ""):
+            raise ConfigurationError(
+                f"A key must not go over plain http to {parts.hostname}.", provider=self._config.provider
+            )
+
     def failure(self, error: Exception, line: Line, request: ChatRequest) -> SLMError:
         """Return the error that callers see for one of the HTTP library's."""
         provider, begun = self._config.provider, line.response is not None
@@ -141,7 +158,7 @@ class Route:
         if isinstance(error, httpx2.InvalidURL):
             return ConfigurationError(f"base_url is no URL that can be called ({error}).", provider=provider)
         if isinstance(error, httpx2.TimeoutException):
-            if request.remaining() <= 0.01:
+            if request.remaining() <= _ABOUT_NOW:
                 return deadline_passed(provider)
             if isinstance(error, httpx2.ConnectTimeout):
                 patience = min(CONNECT_TIMEOUT, request.timeout)
@@ -171,6 +188,37 @@ class Route:
         return said or type(error).__name__
 
 
+def _opened(secret: Secret, request: ChatRequest) -> str:
+    """Return the key of a token provider, asked apart: it may hang, and nobody waits beyond the call's own end."""
+    apart = Apart(secret.open)
+    forget = request.cancellation.on_cancel(apart.leave)
+    try:
+        return apart.result(max(0.0, min(request.remaining(), _LONGEST_WAIT)))
+    finally:
+        forget()
+
+
+async def _aopened(secret: Secret, request: ChatRequest) -> str:
+    """`_opened`, for asyncio."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    opening = asyncio.ensure_future(secret.aopen())
+
+    def end() -> None:
+        loop.call_soon_threadsafe(opening.cancel)
+
+    forget = request.cancellation.on_cancel(end)
+    try:
+        await asyncio.wait([opening], timeout=max(0.0, min(request.remaining(), _LONGEST_WAIT)))
+    finally:
+        forget()
+        opening.cancel()
+    if opening.done() and not opening.cancelled():
+        return opening.result()
+    raise TimeoutError
+
+
 def deadline_passed(provider: str) -> APITimeoutError:
     """Return the error for a call that was not answered by its deadline."""
     return APITimeoutError(f"{provider} had not answered by the deadline. Raise deadline=.", provider=provider)
@@ -197,6 +245,8 @@ class Line:
 
     def __init__(self, _settings: dict[str, Any]) -> None:
         self._socket: Any = None
+        self.origin = ""
+        """Scheme, host and port of what it is connected to."""
         self.cancelled = False
         self.response: httpx2.Response | None = None
         self.url = ""
@@ -276,6 +326,7 @@ class SyncLine(Line):
             if not self.went_stale():
                 raise
             self.response = self._transport.handle_request(outgoing)
+        self.kept = False  # what follows in this call goes out on a connection that was in use a moment ago
         self._pieces = self.response.iter_bytes()
         return _response(self.response)
 
@@ -324,6 +375,7 @@ class AsyncLine(Line):
             if not self.went_stale():
                 raise
             self.response = await self._transport.handle_async_request(outgoing)
+        self.kept = False
         self._pieces = self.response.aiter_bytes()
         return _response(self.response)
 

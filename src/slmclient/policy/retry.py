@@ -10,7 +10,7 @@ from typing import Any, cast
 import tenacity
 
 from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note, Start, answers
-from slmclient.drivers.base import Driver, Feature
+from slmclient.drivers.base import Driver, Feature, RateLimit
 from slmclient.errors import SLMError
 
 LONGEST_WAIT = 60.0
@@ -54,6 +54,11 @@ class RetryDriver(Driver):
     def knobs(self) -> frozenset[str]:
         """The inner driver's knobs."""
         return self.inner.knobs
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The inner driver's rate limit."""
+        return self.inner.rate_limit
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of the first try that answers; notes of all tries come behind Start."""

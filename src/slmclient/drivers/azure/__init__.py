@@ -134,6 +134,8 @@ class AzureDriver(HttpDriver):
         """Yield the commands of one chat call; an address that stands for one deployment needs no model."""
         named = request.model or self.default_model
         self._check_images(request, named)
+        if self.shape == "classic":
+            self._check_classic(named)
         if named is None:
             self.refuse_retired(None, request)
             yield from self.exchange(request, None, self.encode(request, None))
@@ -150,7 +152,8 @@ class AzureDriver(HttpDriver):
 
     def refuse_retired(self, name: str | None, request: ChatRequest) -> None:
         """Raise a ModelRetiredError for a retired portable name, unless it was said to be a deployment's own."""
-        super().refuse_retired(None if name == self.own.get("deployment") else name, request)
+        own = name == self.own.get("deployment") or self.shape == "classic"  # there the address names the deployment
+        super().refuse_retired(None if own else name, request)
 
     def advice(self, status: int, model: str | None) -> str:
         """Return the v1 address, where a ``/models`` address is not there any more."""
@@ -163,9 +166,19 @@ class AzureDriver(HttpDriver):
             else ""
         )
 
+    def _check_classic(self, named: str | None) -> None:
+        """Raise a ConfigurationError for a model that the address does not stand for: it would be asked silently."""
+        deployment = self.base_url.rpartition("/")[2]
+        if named is not None and deployment not in (named, self.model_id(named)):
+            raise ConfigurationError(
+                f"This address stands for the deployment {deployment!r}, not for {named!r}. Leave the model out, or "
+                f"use the v1 address: {v1_address(self.base_url) or 'https://RESOURCE.openai.azure.com/openai/v1'}",
+                provider=self.name,
+            )
+
     def _check_images(self, request: ChatRequest, named: str | None) -> None:
         """Raise an UnsupportedFeatureError for more pictures in a turn than Azure's model takes."""
-        offer = catalogue.offer(named, "azure") if named else None
+        offer = catalogue.offer(named, "azure") if named and self.at_vendor and "model" not in request.extra else None
         most = offer.images if offer else None
         if most is not None and any(len(message.images) > most for message in request.messages):
             raise UnsupportedFeatureError(

@@ -99,7 +99,7 @@ _BY_HOST = {"serverless": SERVERLESS_HOSTS, "managed": MANAGED_HOSTS}
 _PORTALS = ("ai.azure.com", "oai.azure.com", "ml.azure.com", "portal.azure.com", "learn.microsoft.com")
 _ROUTES = ("/chat/completions", "/score")  # what portals show behind the address
 _DEPLOYMENT_PATH = re.compile(r"(?P<path>.*/openai/deployments/[^/]+)(/.*)?")
-_ENDINGS = {"v1": "/openai/v1", "models": "/models"}  # on a resource's own hosts
+_ENDING = {"v1": "/openai/v1"}  # on a resource's own hosts
 _ADDRESSES = (
     "https://RESOURCE.openai.azure.com/openai/v1 (the one with a future), "
     "https://RESOURCE.services.ai.azure.com/models, "
@@ -134,6 +134,7 @@ def endpoint(base_url: str, shape: str | None = None) -> Endpoint:
     host, path = parts.hostname or "", parts.path.rstrip("/")
     for route in _ROUTES:
         path = path.removesuffix(route)
+    path = path.removesuffix("/models") if path.endswith("/openai/v1/models") else path
     if matches(host, _PORTALS):
         raise ConfigurationError(f"{host} is a site for people, not an endpoint. Azure's endpoints are {_ADDRESSES}.")
     found = shape or next((name for name, hosts in _BY_HOST.items() if matches(host, hosts)), None)
@@ -160,7 +161,7 @@ def _check_path(host: str, path: str, shape: str) -> None:
         problem = "it names no deployment"
     elif "/api/projects/" in path and not path.endswith("/openai/v1"):
         problem = "it is the address of a Foundry project, which serves agents; chat is at the resource's own address"
-    elif matches(host, RESOURCE_HOSTS) and not path.endswith(_ENDINGS.get(shape, "")):
+    elif matches(host, RESOURCE_HOSTS) and (shape == "models" != path[1:] or not path.endswith(_ENDING.get(shape, ""))):
         problem = f"Azure has no chat at {path}"
     if problem:
         raise ConfigurationError(f"base_url cannot be used with azure: {problem}. Azure's endpoints are {_ADDRESSES}.")

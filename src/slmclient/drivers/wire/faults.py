@@ -100,7 +100,8 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
         shape = _Shape(shape.message, (named,))
     pattern = _matching(origin.dialect, status, shape.message)
     kind = getattr(errors, pattern.error) if pattern else _classify(status, shape)
-    retirement = _retirement(origin, kind, shape)
+    another = pattern is not None and pattern.error == errors.NotFoundError.__name__  # the prose says what is not there
+    retirement = {} if another else _retirement(origin, kind, shape)
     kind = errors.ModelRetiredError if retirement and issubclass(kind, errors.NotFoundError) else kind
     details: dict[str, Any] = {
         "provider": origin.provider,
@@ -169,7 +170,8 @@ class _Shape:
         outer = cast("Mapping[str, Any]", payload)
         inner = outer.get("error")
         body = cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else outer
-        said = inner if isinstance(inner, str) else body.get("message") or body.get("detail") or body.get("title")
+        prose = inner if isinstance(inner, str) else None  # Azure's flat bodies have it beside a message
+        said = body.get("message") or prose or body.get("detail") or body.get("title")
         where = body.get("detail") if said is body.get("message") else None  # Azure: which parameter, and its value
         found = cls(
             " ".join(filter(None, (_as_line(said), f"({line})" if (line := _as_line(where)) else ""))),
@@ -243,7 +245,7 @@ def _retirement(origin: Origin, kind: type[errors.SLMError], shape: _Shape) -> d
     if not issubclass(kind, errors.RetiredError) and not (known and issubclass(kind, errors.NotFoundError)):
         return {}
     service = catalogue.provider(origin.provider) if issubclass(kind, errors.ProviderRetiredError) else None
-    written = _DAY.search(shape.message)
+    written = _DAY.search(shape.message) if issubclass(kind, errors.RetiredError) else None
     try:
         day = date(*map(int, written.groups())) if written else None
     except ValueError:

@@ -37,6 +37,8 @@ class Server:
     """Whether it says that it is ready; None where it has no way to say so."""
     models: tuple[str, ...] = ()
     """The first ids that it lists."""
+    lists_model: bool | None = None
+    """Whether the model that would be asked for is among all that it lists; None where none was named."""
     problem: str | None = None
     """Why a chat would not get through."""
     note: str | None = None
@@ -56,14 +58,16 @@ def examine(settings: Settings, driver: Driver) -> Server | None:
         return None
     address = urlsplit(driver.base_url)._replace(query="", fragment="").geturl()
     try:
-        served = driver.served(_PATIENCE)
+        probe = driver.probe(_PATIENCE)
     except (APIConnectionError, APITimeoutError, InternalServerError) as error:  # the last: it still loads
         return Server(address, problem=str(error))
     except SLMError as error:
         return Server(address, note=f"It does not say what it serves: {error}")
-    if served.ready is False:
+    if probe.ready is False:
         return Server(address, False, problem=f"{config.provider} at {address} is not ready yet.")
-    return Server(address, served.ready, served.models[:_MOST])
+    named = driver.default_model
+    lists = driver.model_id(named) in probe.models if named and probe.models else None
+    return Server(address, probe.ready, probe.models[:_MOST], lists)
 
 
 def lines(server: Server) -> Iterator[str]:
@@ -84,13 +88,13 @@ def run(provider: str | None, *, as_json: bool) -> None:
             "shows the known ones.",
             provider=settings.driver.provider,
         )
-    served = driver.served(_LONGER_PATIENCE)
+    probe = driver.probe(_LONGER_PATIENCE)
     driver.close()
     if as_json:
-        print(json.dumps(list(served.models), indent=2))
+        print(json.dumps(list(probe.models), indent=2))
         return
-    for model in served.models:
+    for model in probe.models:
         print(model)
-    if not served.models:
+    if not probe.models:
         console(error=True).print(f"{settings.driver.provider} lists no models.", style="dim")
     sys.stdout.flush()
