@@ -205,7 +205,7 @@ def test_errors_are_explained() -> None:
     lines = run("errors.py").stdout.splitlines()
     assert len(lines) == 5
     assert lines[0].endswith("Did you mean 'azure'? A model's name goes into model=.")
-    assert lines[3] == "a service that was switched off: gone since 2026-07-30; instead: Azure AI Foundry"
+    assert lines[3] == "a service that was switched off: gone since 2026-07-30; instead: azure"
     assert lines[4].startswith("a server that is not there: APIConnectionError after 2 tries: ")
 
 
