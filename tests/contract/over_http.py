@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +21,7 @@ class OverHttp(HttpDriverContract):
     model: ClassVar[str | None] = "smollm2"
     path: ClassVar[str] = ""
     api_prefix: ClassVar[str] = ""
+    driver_options: ClassVar[Mapping[str, Any]] = {}
 
     key = KEY
     long_options = {"extra": {"ignore_eos": True}}
@@ -37,7 +39,8 @@ class OverHttp(HttpDriverContract):
 
     def _driver(self, url: str, key: str | None, model: str | None) -> Driver:
         secret = Secret(key) if key else None
-        config = DriverConfig(self.provider, model, base_url=url + self.path, api_key=secret)
+        options = self.driver_options
+        config = DriverConfig(self.provider, model, base_url=url + self.path, api_key=secret, options=options)
         return registry.new_driver(config)
 
     def at_rest(self) -> bool:

@@ -1,4 +1,4 @@
-"""The driver `azure` keeps the contract, on real llama.cpp servers below the paths of two of its shapes."""
+"""The driver `azure` keeps the contract, on real llama.cpp servers below the paths of its five shapes."""
 
 from contract.over_http import OverHttp
 
@@ -18,4 +18,30 @@ class TestAzureModels(OverHttp):
     provider = "azure"
     path = "/models"
     api_prefix = "/models"
+    key_headers = frozenset({"authorization", "api-key"})
+
+
+class TestAzureClassic(OverHttp):
+    """The address of one deployment; the body names no model."""
+
+    provider = "azure"
+    path = "/openai/deployments/smollm2"
+    api_prefix = "/openai/deployments/smollm2"
+    key_headers = frozenset({"authorization", "api-key"})
+
+
+class TestAzureServerless(OverHttp):
+    """An address that is one model: its shape is told by the host, so here it is said."""
+
+    provider = "azure"
+    model = None
+    driver_options = {"shape": "serverless"}
+    key_headers = frozenset({"authorization", "api-key"})
+
+
+class TestAzureManaged(OverHttp):
+    """Managed compute, one of whose deployments a header selects."""
+
+    provider = "azure"
+    driver_options = {"shape": "managed", "deployment": "blue"}
     key_headers = frozenset({"authorization", "api-key"})
