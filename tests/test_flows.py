@@ -84,7 +84,7 @@ def called(mode: Mode, driver: HttpDriver, *requests: ChatRequest) -> list[str]:
 
 
 def two_hosts(first: str, second: str, **config: Any) -> AsksTwice:
-    made = AsksTwice(DriverConfig("openai", "m", base_url=second, api_key=Secret(KEY), **config))
+    made = AsksTwice(DriverConfig("openai", "m", base_url=second, **{"api_key": Secret(KEY), **config}))
     vars(made)["first"] = f"{first}/ticket"
     return made
 
@@ -113,9 +113,10 @@ def test_a_second_host_that_is_trusted_answers(mode: Mode, tls: ssl.SSLContext, 
         assert called(mode, two_hosts(first.url, second.url, verify=str(bundle)), request("a")) == ["a"]
 
 
-def test_no_flow_takes_the_key_over_plain_http_to_a_host_that_nobody_named(mode: Mode) -> None:
+@pytest.mark.parametrize("beside", [{}, {"api_key": None, "headers": {"X-Team": Secret(KEY)}}], ids=["key", "header"])
+def test_no_flow_takes_a_secret_over_plain_http_to_a_host_that_nobody_named(mode: Mode, beside: dict[str, Any]) -> None:
     with serving(answer) as second:
-        driver = two_hosts("http://elsewhere.invalid", second.url)
+        driver = two_hosts("http://elsewhere.invalid", second.url, **beside)
         with pytest.raises(ConfigurationError, match=r"must not go over plain http to elsewhere\.invalid"):
             called(mode, driver, request())
         assert second.requests == []
@@ -173,7 +174,8 @@ def test_polls_use_the_connection_of_the_call(mode: Mode) -> None:
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_poll_that_fails_for_the_moment_is_repeated_and_the_job_is_not(mode: Mode, status: int) -> None:
-    answers = [whole(b"", 202, NVCF_REQID="t-1"), whole({"detail": "x"}, status), whole(b"", 202), whole(said("done"))]
+    failed = whole({"detail": "x"}, status, NVCF_REQID="of-this-poll")
+    answers = [whole(b"", 202, NVCF_REQID="t-1"), failed, whole(b"", 202), whole(said("done"))]
 
     def serve(peer: Peer) -> None:
         while peer.request():

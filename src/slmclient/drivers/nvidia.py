@@ -156,7 +156,8 @@ class NvidiaDriver(HttpDriver):
             failures += response.status != 202
             wait = faults.retry_after(response.headers) or pause
             yield from read_body()
-            ticket = self._ticket(response, ticket)
+            if response.status == 202:  # an error's NVCF-REQID is its own
+                ticket = self._ticket(response, ticket)
             yield Wait(min(wait, _LONGEST_WAIT))
             pause = min(pause * 2, _LONGEST_PAUSE)
             poll = HttpRequest("GET", self._status_url(ticket), headers, timeout=request.timeout)

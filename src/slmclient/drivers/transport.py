@@ -126,8 +126,9 @@ class Route:
     ) -> httpx2.Request:
         headers = {"accept-encoding": "identity", "user-agent": "slmclient"}
         headers.update({name.lower(): value for name, value in asked.headers.items()})
-        if key is not None:
+        if key is not None or self._config.headers:
             self._check_trust(asked.url)
+        if key is not None:
             headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
         headers.update({name.lower(): secret.open() for name, secret in self._config.headers.items()})
         silence = max(0.001, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
@@ -141,7 +142,7 @@ class Route:
         )
 
     def _check_trust(self, url: str) -> None:
-        """Raise a ConfigurationError if a flow would send the key over plain http to a host that nobody named."""
+        """Raise a ConfigurationError if a flow would send secrets over plain http to a host that nobody named."""
         parts = urlsplit(url)
         named = parts.netloc == urlsplit(self._config.base_url or "").netloc  # that one was checked with the settings
         if parts.scheme != "https" and not named and not is_loopback(parts.hostname or ""):
