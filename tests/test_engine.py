@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +19,9 @@ import pytest
 
 from slmclient import AsyncPhiClient, PhiClient
 from slmclient.chat import ChatOptions, ChatRequest, Event, Finish, Start, TextDelta, Usage
-from slmclient.drivers import engine
-from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.engine import Emit, EngineDriver
+from slmclient.drivers import engine, room
+from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.engine import Engine, EngineDriver, Outlet
 from slmclient.errors import (
     APITimeoutError,
     ConfigurationError,
@@ -35,17 +35,15 @@ SOON = 0.9  # seconds in which something that must happen at once has happened
 BUSY = 1.6  # seconds of a step that nobody can interrupt
 
 
-class Speller(EngineDriver):
+class Spelling(Engine):
     """A real engine, if a small one: spells the prompt, letter by letter; a digit is a step that takes BUSY seconds."""
 
-    info: ClassVar[DriverInfo] = DriverInfo(name="speller", title="Spells", docs="-", default_model="abc")
-
     def __init__(self) -> None:
-        super().__init__()
         self.loads = 0
         self.unloads = 0
         self.served: list[str] = []
         self.emitted = 0
+        self.busy = 0
         self.threads: set[int] = set()
         self.gate = threading.Event()
         self.gate.set()
@@ -56,11 +54,18 @@ class Speller(EngineDriver):
         self.on_load(wanted)
         self.loads += 1
 
-    def generate(self, request: ChatRequest, emit: Emit) -> None:
+    def generate(self, request: ChatRequest, emit: Outlet) -> None:
         self.threads.add(threading.get_ident())
+        self.served.append(request.messages[-1].text)
+        self.busy += 1
+        try:
+            self.spell(request, emit)
+        finally:
+            self.busy -= 1
+
+    def spell(self, request: ChatRequest, emit: Outlet) -> None:
         prompt = request.messages[-1].text
-        self.served.append(prompt)
-        emit(Start(self.name, "abc"))
+        emit(Start("speller", "abc"))
         self.gate.wait(10)
         for letter in prompt:
             if letter.isdigit():
@@ -76,27 +81,50 @@ class Speller(EngineDriver):
         self.unloads += 1
 
 
-class Endless(Speller):
+class EndlessSpelling(Spelling):
     """Never stops by itself."""
 
-    def generate(self, request: ChatRequest, emit: Emit) -> None:
-        emit(Start(self.name, "abc"))
+    def spell(self, request: ChatRequest, emit: Outlet) -> None:
+        emit(Start("speller", "abc"))
         while emit(TextDelta("x")):
             self.emitted += 1
 
 
-class Failing(Speller):
+class FailingSpelling(Spelling):
     """Raises what it is told to."""
 
     error: BaseException | None = None
 
-    def generate(self, request: ChatRequest, emit: Emit) -> None:
-        emit(Start(self.name, "abc"))
+    def spell(self, request: ChatRequest, emit: Outlet) -> None:
+        emit(Start("speller", "abc"))
         if self.error is not None:
             error, self.error = self.error, None
             raise error
         emit(TextDelta("well"))
         emit(Finish("stop"))
+
+
+class Speller(EngineDriver):
+    info: ClassVar[DriverInfo] = DriverInfo(name="speller", title="Spells", docs="-", default_model="abc")
+    kind: ClassVar[type[Spelling]] = Spelling
+
+    def __init__(self, engine: Spelling | None = None, **options: Any) -> None:
+        super().__init__(DriverConfig("speller", options=options))
+        self.engine: Any = engine or self.kind()
+
+    def make_engine(self) -> Engine:
+        return self.engine  # type: ignore[no-any-return]
+
+    def shared_by(self) -> Hashable | None:
+        return id(self.engine)
+
+
+class Endless(Speller):
+    kind = EndlessSpelling
+
+
+class Failing(Speller):
+    kind = FailingSpelling
 
 
 def request(prompt: str = "abc", **options: Any) -> ChatRequest:
@@ -146,7 +174,7 @@ def later(seconds: float, action: Callable[[], Any]) -> Iterator[None]:
 def driver() -> Iterator[Speller]:
     made = Speller()
     yield made
-    made.gate.set()
+    made.engine.gate.set()
     made.close()
 
 
@@ -161,19 +189,19 @@ def test_all_of_the_engines_work_is_done_on_one_thread_of_its_own(driver: Spelle
     for prompt in ("abc", "def"):
         assert text_of(events(driver, request(prompt), asynchronous)) == prompt
     driver.close()
-    assert driver.loads == 1
-    assert driver.unloads == 1
-    assert len(driver.threads) == 1
-    assert threading.get_ident() not in driver.threads
+    assert driver.engine.loads == 1
+    assert driver.engine.unloads == 1
+    assert len(driver.engine.threads) == 1
+    assert threading.get_ident() not in driver.engine.threads
 
 
 def test_making_a_driver_starts_no_thread_and_loads_nothing() -> None:
     before = threading.active_count()
     made = Speller()
     assert threading.active_count() == before
-    assert made.loads == 0
+    assert made.engine.loads == 0
     made.close()
-    assert made.unloads == 0
+    assert made.engine.unloads == 0
 
 
 def test_events_come_in_the_order_in_which_the_engine_gives_them(driver: Speller) -> None:
@@ -188,17 +216,17 @@ def test_events_come_in_the_order_in_which_the_engine_gives_them(driver: Speller
 
 def test_calls_are_served_in_the_order_in_which_they_came(driver: Speller) -> None:
     prompts = [f"call {chr(97 + number)}" for number in range(8)]
-    driver.gate.clear()
+    driver.engine.gate.clear()
 
     async def main() -> list[str]:
         async with AsyncPhiClient(driver=driver) as client:
             calls = [asyncio.create_task(client.chat(prompt)) for prompt in prompts]
-            assert await asyncio.to_thread(until, lambda: driver.served)
-            driver.gate.set()
+            assert await asyncio.to_thread(until, lambda: driver.engine.served)
+            driver.engine.gate.set()
             return [(await call).text for call in calls]
 
     assert asyncio.run(main()) == prompts
-    assert driver.served == prompts
+    assert driver.engine.served == prompts
 
 
 def test_threads_that_ask_at_once_each_get_their_own_answer(driver: Speller) -> None:
@@ -206,8 +234,8 @@ def test_threads_that_ask_at_once_each_get_their_own_answer(driver: Speller) -> 
     prompts = [f"prompt {chr(97 + number)}" for number in range(20)]
     with ThreadPoolExecutor(20) as pool:
         assert list(pool.map(lambda prompt: client.chat(prompt).text, prompts)) == prompts
-    assert sorted(driver.served) == sorted(prompts)
-    assert len(driver.threads) == 1
+    assert sorted(driver.engine.served) == sorted(prompts)
+    assert len(driver.engine.threads) == 1
 
 
 def test_a_half_read_stream_holds_up_nobody(driver: Speller) -> None:
@@ -245,21 +273,21 @@ def test_a_call_is_cancelled_at_once_though_the_engine_is_busy(driver: Speller, 
         found = events(driver, asked, asynchronous)
     assert found == [Start("speller", "abc"), TextDelta("a"), Finish("cancelled")]
     assert text_of(events(driver, request("next"), asynchronous)) == "next"  # when the engine is free again
-    assert "b" not in driver.served
+    assert "b" not in driver.engine.served
 
 
 @both
 def test_a_call_that_is_cancelled_in_the_queue_is_never_generated(driver: Speller, asynchronous: bool) -> None:
-    driver.gate.clear()
+    driver.engine.gate.clear()
     first = driver.events(request("first"))
     next(first)
     asked = request("second")
     with at_once(0.2 + SOON), later(0.2, asked.cancellation.cancel):
         assert events(driver, asked, asynchronous) == [Finish("cancelled")]
-    driver.gate.set()
+    driver.engine.gate.set()
     assert text_of(list(first)) == "first"
     assert text_of(events(driver, request("third"), asynchronous)) == "third"
-    assert driver.served == ["first", "third"]
+    assert driver.engine.served == ["first", "third"]
 
 
 @both
@@ -267,7 +295,7 @@ def test_a_call_that_is_cancelled_before_it_begins_is_never_generated(driver: Sp
     asked = request("abc")
     asked.cancellation.cancel()
     assert events(driver, asked, asynchronous) == [Finish("cancelled")]
-    assert driver.served == []
+    assert driver.engine.served == []
 
 
 def test_cancelling_after_the_end_adds_no_second_end(driver: Speller) -> None:
@@ -307,10 +335,10 @@ def test_the_engine_stops_soon_after_its_caller_left(asynchronous: bool) -> None
     else:
         with PhiClient(driver=driver).stream("x") as stream:
             next(iter(stream))
-    assert until(lambda: driver._running is None)
-    emitted = driver.emitted
+    assert until(lambda: not driver.engine.busy)
+    emitted = driver.engine.emitted
     time.sleep(0.1)
-    assert driver.emitted == emitted
+    assert driver.engine.emitted == emitted
     driver.close()
 
 
@@ -318,7 +346,7 @@ def test_a_cancelled_task_leaves_the_engine_to_the_next_call(driver: Speller) ->
     async def main() -> str:
         client = AsyncPhiClient(driver=driver)
         task = asyncio.create_task(client.chat("a1b"))
-        assert await asyncio.to_thread(until, lambda: driver.served)
+        assert await asyncio.to_thread(until, lambda: driver.engine.served)
         task.cancel()
         with at_once(), pytest.raises(asyncio.CancelledError):
             await task
@@ -332,12 +360,12 @@ def test_a_cancelled_task_leaves_the_engine_to_the_next_call(driver: Speller) ->
 
 @both
 def test_a_deadline_ends_a_call_while_the_model_is_still_loading(driver: Speller, asynchronous: bool) -> None:
-    driver.on_load = lambda wanted: time.sleep(BUSY)
+    driver.engine.on_load = lambda wanted: time.sleep(BUSY)
     with at_once(0.3 + SOON), pytest.raises(APITimeoutError, match=r"loading .* by the deadline"):
         events(driver, request("late", deadline=0.3), asynchronous)
     assert text_of(events(driver, request("next"), asynchronous)) == "next"
-    assert driver.loads == 1, "what was loaded is used"
-    assert driver.served == ["next"], "and what nobody waits for is not generated"
+    assert driver.engine.loads == 1, "what was loaded is used"
+    assert driver.engine.served == ["next"], "and what nobody waits for is not generated"
 
 
 def test_loading_that_looks_whether_it_is_wanted_ends_early_and_begins_anew(driver: Speller) -> None:
@@ -346,22 +374,22 @@ def test_loading_that_looks_whether_it_is_wanted_ends_early_and_begins_anew(driv
             time.sleep(0.01)
         raise EngineError("given up")
 
-    driver.on_load = patient
+    driver.engine.on_load = patient
     with pytest.raises(APITimeoutError):
         list(driver.events(request(deadline=0.2)))
-    driver.on_load = lambda wanted: None
+    driver.engine.on_load = lambda wanted: None
     with at_once():
         assert text_of(list(driver.events(request("next")))) == "next"
 
 
 @both
 def test_a_deadline_ends_a_call_while_it_waits_in_the_queue(driver: Speller, asynchronous: bool) -> None:
-    driver.gate.clear()
+    driver.engine.gate.clear()
     first = driver.events(request("first"))
     next(first)
     with at_once(0.3 + SOON), pytest.raises(APITimeoutError, match=r"earlier calls.* by the deadline"):
         events(driver, request("second", deadline=0.3), asynchronous)
-    driver.gate.set()
+    driver.engine.gate.set()
     assert text_of(list(first)) == "first"
 
 
@@ -376,7 +404,7 @@ def test_a_deadline_ends_a_call_whose_engine_never_stops(asynchronous: bool) -> 
     driver = Endless()
     with at_once(0.3 + SOON), pytest.raises(APITimeoutError, match="deadline"):
         events(driver, request("x", deadline=0.3), asynchronous)
-    assert until(lambda: driver._running is None)
+    assert until(lambda: not driver.engine.busy)
     driver.close()
 
 
@@ -388,12 +416,12 @@ def test_an_engine_that_falls_silent_ends_by_timeout(driver: Speller, asynchrono
 
 @both
 def test_loading_and_queueing_do_not_count_against_the_timeout(driver: Speller, asynchronous: bool) -> None:
-    driver.on_load = lambda wanted: time.sleep(0.6)
+    driver.engine.on_load = lambda wanted: time.sleep(0.6)
     assert text_of(events(driver, request("abc", timeout=0.2), asynchronous)) == "abc"
-    driver.gate.clear()
+    driver.engine.gate.clear()
     first = driver.events(request("first"))
     next(first)
-    with later(0.6, driver.gate.set):
+    with later(0.6, driver.engine.gate.set):
         assert text_of(events(driver, request("second", timeout=0.2), asynchronous)) == "second"
     first.close()
 
@@ -408,13 +436,13 @@ def test_an_error_while_loading_is_raised_and_the_next_call_loads_again(driver: 
         if errors:
             raise errors.pop(0)
 
-    driver.on_load = fail
+    driver.engine.on_load = fail
     with pytest.raises(MissingDependencyError, match="pip install it"):
         list(driver.events(request()))
     with pytest.raises(EngineError, match="speller failed: OSError: no such file"):
         list(driver.events(request()))
     assert text_of(list(driver.events(request("abc")))) == "abc"
-    assert driver.loads == 1
+    assert driver.engine.loads == 1
 
 
 class Panic(BaseException):
@@ -432,7 +460,7 @@ def test_whatever_an_engine_raises_is_an_engine_error_and_the_next_call_works(
     error: BaseException, asynchronous: bool
 ) -> None:
     driver = Failing()
-    driver.error = error
+    driver.engine.error = error
     with at_once(5.0), pytest.raises(EngineError, match=f"speller failed: {type(error).__name__}") as caught:
         events(driver, request(deadline=4), asynchronous)
     assert caught.value.provider == "speller"
@@ -443,7 +471,7 @@ def test_whatever_an_engine_raises_is_an_engine_error_and_the_next_call_works(
 
 def test_an_error_of_ours_is_raised_as_it_is() -> None:
     driver = Failing()
-    driver.error = SLMError("as it is")
+    driver.engine.error = SLMError("as it is")
     with pytest.raises(SLMError, match=r"^as it is$"):
         list(driver.events(request()))
     driver.close()
@@ -452,11 +480,11 @@ def test_an_error_of_ours_is_raised_as_it_is() -> None:
 @both
 def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch, asynchronous: bool) -> None:
     """No engine may fill the memory of a program whose reader is slow."""
-    monkeypatch.setattr(engine, "MOST_EVENTS", 100)
+    monkeypatch.setattr(room, "MOST_EVENTS", 100)
     driver = Endless()
     with pytest.raises(EngineError, match="over 100 events"):
         events(driver, request(), asynchronous)
-    assert driver.emitted < 101
+    assert driver.engine.emitted < 101
     driver.close()
 
 
@@ -469,24 +497,24 @@ def test_closing_ends_a_running_call_frees_the_model_and_refuses_later_calls(asy
     with at_once(0.2 + 3 * SOON), later(0.2, driver.close):
         found = events(driver, request(), asynchronous)
     assert found[-1] == Finish("cancelled")
-    assert driver.unloads == 1
+    assert driver.engine.unloads == 1
     with pytest.raises(ConfigurationError, match="closed"):
         events(driver, request(), asynchronous)
     driver.close()
-    assert driver.unloads == 1
+    assert driver.engine.unloads == 1
 
 
 @both
 def test_closing_ends_queued_calls(asynchronous: bool) -> None:
     driver = Speller()
-    driver.gate.clear()
+    driver.engine.gate.clear()
     first = driver.events(request("first"))
     next(first)
-    opening = later(0.5, driver.gate.set)
+    opening = later(0.5, driver.engine.gate.set)
     with at_once(5.0), later(0.3, driver.close), opening, pytest.raises(ConfigurationError, match="closed"):
         events(driver, request("second"), asynchronous)
     assert list(first)[-1] == Finish("cancelled")
-    assert driver.served == ["first"]
+    assert driver.engine.served == ["first"]
 
 
 def test_closing_does_not_wait_for_ever_for_a_busy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,14 +525,14 @@ def test_closing_does_not_wait_for_ever_for_a_busy_engine(monkeypatch: pytest.Mo
     with at_once(0.2 + SOON):
         driver.close()
     assert list(stream)[-1] == Finish("cancelled")
-    assert until(lambda: driver.unloads == 1), "it is freed at the engine's next safe point"
+    assert until(lambda: driver.engine.unloads == 1), "it is freed at the engine's next safe point"
 
 
 def test_an_async_client_closes_without_blocking_its_loop(driver: Speller) -> None:
     async def main() -> int:
         client = AsyncPhiClient(driver=driver)
         task = asyncio.create_task(client.chat("a1b"))
-        assert await asyncio.to_thread(until, lambda: driver.served)
+        assert await asyncio.to_thread(until, lambda: driver.engine.served)
         ticks = 0
         closing = asyncio.create_task(driver.aclose())
         while not closing.done():
@@ -569,7 +597,7 @@ def test_an_interpreter_that_ends_during_a_call_ends_well() -> None:
     """Some engines crash when they are torn down at work."""
     script = """
 import atexit, sys
-atexit.register(lambda: print("unloads", driver.unloads, flush=True))  # registered first, it runs last
+atexit.register(lambda: print("unloads", driver.engine.unloads, flush=True))  # registered first, it runs last
 sys.path.insert(0, sys.argv[1])
 from test_engine import Endless, request
 driver = Endless()

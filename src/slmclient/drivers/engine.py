@@ -1,124 +1,63 @@
-"""EngineDriver: everything of an in-process driver that is not the engine.
-
-The engine works on a thread of the driver's own and pushes events into the call's queue; it never waits for a reader,
-so a half-read stream holds up nobody, and the queue is bounded by what one answer can be. Calls queue, first come first
-served. Cancelling, closing and a passed deadline set a flag that the engine sees at its next event; the caller gets
-control back at once.
-"""
+"""EngineDriver: everything of an in-process driver that is not the engine: the caller's side of the engine room."""
 
 from __future__ import annotations
 
-import atexit
 import queue
 import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from slmclient.chat import ChatRequest, Event, Finish
-from slmclient.drivers.base import Driver, DriverConfig
-from slmclient.errors import APITimeoutError, ConfigurationError, EngineError, SLMError
+from slmclient.chat import ChatRequest, Event
+from slmclient.drivers.base import Driver, DriverConfig, checked_options
+from slmclient.drivers.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
+from slmclient.errors import APITimeoutError, ConfigurationError, SLMError
+from slmclient.messages import Message
 
 if TYPE_CHECKING:
     import asyncio
 
-MOST_EVENTS = 1_000_000
-"""An answer of more events is cut off: no engine may fill the memory."""
-
-Emit = Callable[[Event], bool]
-"""Gives an event to the caller; False says: stop at once, nobody wants more."""
-
 _SLICE = 1.0  # seconds between two looks at the clock while waiting
-_LEAVING = 120.0  # seconds that the interpreter waits for an engine before it goes down
 _CLOSING = 5.0  # seconds that closing waits for the engine's next safe point
-
-
-class Job:
-    """One call: its request, and the way its events take to the caller."""
-
-    def __init__(self, request: ChatRequest, deliver: Callable[[Any], None]) -> None:
-        self.request = request
-        self.abandoned = False
-        """Set when nobody reads any more."""
-        self.started = False
-        """Set when loading and queueing are over and the engine generates."""
-        self._deliver = deliver
-        self._lock = threading.Lock()
-        self._events = 0
-        self.finished = False
-        """Set when Finish was given out."""
-        self._ended = False
-
-    @property
-    def wanted(self) -> bool:
-        """Whether going on makes sense."""
-        return not (self.abandoned or self.request.cancellation.cancelled or self.request.remaining() <= 0)
-
-    def emit(self, event: Event) -> bool:
-        """Give an event to the caller; return whether to go on."""
-        self._events += 1
-        if self._events > MOST_EVENTS:
-            raise EngineError(f"The engine wrote over {MOST_EVENTS:,} events for one answer.")
-        if not self.wanted:
-            return False
-        with self._lock:
-            if not self._ended:
-                self.finished = self.finished or isinstance(event, Finish)
-                self._deliver(event)
-        return True
-
-    def end(self, error: SLMError | None = None) -> None:
-        """Tell the caller that nothing more comes. Only the first end counts."""
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = True
-            if self.request.cancellation.cancelled:
-                error = None
-                if not self.finished:
-                    self._deliver(Finish("cancelled"))
-            self._deliver(error)
-
-    def cancel(self) -> None:
-        """End the call for the caller at once; the engine stops at its next event."""
-        self.end()
+_WARMING = 600.0  # seconds that loading ahead may take
 
 
 class EngineDriver(Driver, ABC):
-    """A driver whose engine runs in this process. A subclass writes `load`, `generate` and `unload`.
+    """A driver whose engine runs in this process. A subclass says how to make its `Engine`."""
 
-    All three are called on the engine's thread only, one at a time.
-    """
+    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {}
+    """The driver's own options and their types, besides those of every engine."""
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
+        self.own = checked_options(self.config, {**ENGINE_OPTIONS, **self.options})
+        if self.own.get("max_waiting", 1) < 1:
+            raise ConfigurationError(
+                f"{self.name}: the option max_waiting is at least 1, not {self.own['max_waiting']}.",
+                provider=self.name,
+            )
         self._lock = threading.Lock()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._running: Job | None = None
-        self._loaded = False
+        self._member = object()
+        self._room: Room | None = None
         self._closed = False
 
     @abstractmethod
-    def load(self, wanted: Callable[[], bool]) -> None:
-        """Import the engine and load the model. Long work looks at ``wanted()`` and gives up when it is False."""
+    def make_engine(self) -> Engine:
+        """Return the engine of this driver's model; cheap, it loads nothing yet."""
 
-    @abstractmethod
-    def generate(self, request: ChatRequest, emit: Emit) -> None:
-        """Emit the answer's events, Start to Finish; return early when ``emit`` returns False."""
+    def shared_by(self) -> Hashable | None:
+        """Return what drivers must have in common to share one loaded model; None shares with nobody."""
+        return None
 
-    def unload(self) -> None:
-        """Free the model."""
-
-    # --- the caller's side
+    # --- calls
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         job, forget = self._submit(request, inbox.put)
-        wait = _Patience(self.name, job)
+        wait = _Patience(job)
         try:
             while True:
                 try:
@@ -126,7 +65,6 @@ class EngineDriver(Driver, ABC):
                 except queue.Empty:
                     wait.check()
                     continue
-                wait.heard()
                 if item is None:
                     return
                 if isinstance(item, SLMError):
@@ -143,7 +81,7 @@ class EngineDriver(Driver, ABC):
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Any] = asyncio.Queue()
         job, forget = self._submit(request, lambda item: _hand_over(loop, inbox, item))
-        wait = _Patience(self.name, job)
+        wait = _Patience(job)
         try:
             while True:
                 try:
@@ -151,7 +89,6 @@ class EngineDriver(Driver, ABC):
                 except TimeoutError:
                     wait.check()
                     continue
-                wait.heard()
                 if item is None:
                     return
                 if isinstance(item, SLMError):
@@ -162,33 +99,41 @@ class EngineDriver(Driver, ABC):
             forget()
 
     def _submit(self, request: ChatRequest, deliver: Callable[[Any], None]) -> tuple[Job, Callable[[], None]]:
-        job = Job(request, deliver)
+        job = Job(self.name, request, deliver)
         with self._lock:
             if self._closed:
                 raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_work, args=(self._jobs, weakref.ref(self)), name=f"slmclient-{self.name}", daemon=True
-                )
-                self._thread.start()
-                _open_drivers.add(self)
-                _threads.add(self._thread)
-                weakref.finalize(self, self._jobs.put, None)
-            self._jobs.put(job)
+            if self._room is None:
+                self._room = joined(self.shared_by(), self._member, self._new_room)
+                weakref.finalize(self, self._room.leave, self._member)
+            self._room.submit(self._member, job)
         return job, request.cancellation.on_cancel(job.cancel)
 
+    def _new_room(self) -> Room:
+        return Room(self.make_engine(), self.name, max_waiting=self.own.get("max_waiting", MOST_WAITING))
+
+    # --- before and after
+
+    def warm_up(self) -> None:
+        """Load the model now, and have it write one token."""
+        for _ in self.events(_first_words()):
+            pass
+
+    async def awarm_up(self) -> None:
+        """`warm_up`, for asyncio."""
+        async for _ in self.aevents(_first_words()):
+            pass
+
     def close(self) -> None:
-        """End running calls and free the model; waits a few seconds for the engine's next safe point."""
+        """End running calls and free the model; waits a few seconds for the engine's next safe point.
+
+        A model that another client uses too stays loaded.
+        """
         with self._lock:
             self._closed = True
-            thread, self._thread = self._thread, None
-            running = self._running
-        if thread is not None:
-            if running is not None:
-                running.request.cancellation.cancel()
-            self._jobs.put(None)
-            if thread is not threading.current_thread():
-                thread.join(_CLOSING)
+            room, self._room = self._room, None
+        if room is not None:
+            room.leave(self._member, _CLOSING)
 
     async def aclose(self) -> None:
         """`close`, for asyncio."""
@@ -196,62 +141,34 @@ class EngineDriver(Driver, ABC):
 
         await asyncio.to_thread(self.close)
 
-    # --- the engine's side
 
-    def serve(self, job: Job) -> None:
-        """Do one call. On the engine's thread."""
-        failure: SLMError | None = None
-        self._running = job
-        try:
-            if self._closed:
-                raise ConfigurationError("This client was closed before the call's turn came.", provider=self.name)
-            if job.wanted and not self._loaded:
-                self.load(lambda: job.wanted)
-                self._loaded = True
-            job.started = True
-            if job.wanted:
-                self.generate(job.request, job.emit)
-        except SLMError as error:
-            failure = error
-        except BaseException as error:  # whatever it is, the engine's thread goes on and the caller hears of it
-            failure = EngineError(f"{self.name} failed: {type(error).__name__}: {error}", provider=self.name)
-            failure.__cause__ = error
-        finally:
-            self._running = None
-            late = job.request.remaining() <= 0 and not job.finished
-            job.end(_too_late(self.name, job) if late else failure)
+ENGINE_OPTIONS: Mapping[str, type | tuple[type, ...]] = {"max_waiting": int}
+"""The options of every engine: how many calls may wait for one model."""
 
 
-def _too_late(name: str, job: Job) -> APITimeoutError:
-    stage = "answered" if job.started else "finished loading its model, or earlier calls,"
-    return APITimeoutError(f"{name} had not {stage} by the deadline. Raise deadline=.", provider=name)
+def _first_words() -> ChatRequest:
+    sampling = {"max_tokens": 1, "temperature": 0}
+    return ChatRequest((Message.user("Hi"),), sampling=sampling, deadline_at=time.monotonic() + _WARMING)
 
 
 class _Patience:
-    """How long a caller waits: until the deadline, and once the engine generates, for ``timeout`` of silence."""
+    """How long a caller waits: until the deadline, and once the engine generates, for ``timeout`` without a sign."""
 
-    def __init__(self, name: str, job: Job) -> None:
-        self._name = name
+    def __init__(self, job: Job) -> None:
         self._job = job
-        self._heard: float | None = None
 
     def slice(self) -> float:
         return max(0.0, min(_SLICE, self._job.request.timeout, self._job.request.remaining()))
 
-    def heard(self) -> None:
-        self._heard = time.monotonic()
-
     def check(self) -> None:
-        request = self._job.request
-        if request.remaining() <= 0:
-            raise _too_late(self._name, self._job)
-        if self._job.started:
-            self._heard = self._heard or time.monotonic()
-            if time.monotonic() - self._heard > request.timeout:
-                raise APITimeoutError(
-                    f"{self._name} was silent for timeout={request.timeout:g} s. Raise timeout= or shorten the prompt.",
-                    provider=self._name,
-                )
+        job = self._job
+        if job.request.remaining() <= 0:
+            raise job.too_late()
+        if job.started and time.monotonic() - job.seen > job.request.timeout:
+            raise APITimeoutError(
+                f"{job.name} was silent for timeout={job.request.timeout:g} s. Raise timeout= or shorten the prompt.",
+                provider=job.name,
+            )
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Any], item: Any) -> None:
@@ -261,27 +178,4 @@ def _hand_over(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Any], item:
         pass
 
 
-def _work(jobs: queue.SimpleQueue[Job | None], driver: weakref.ref[EngineDriver]) -> None:
-    """Serve calls until None comes. Holds the driver only while it works, so that a forgotten client is freed."""
-    while True:
-        job = jobs.get()
-        owner = driver()
-        if job is None or owner is None:
-            if owner is not None:
-                owner.unload()
-            return
-        owner.serve(job)
-        del owner, job
-
-
-_open_drivers: weakref.WeakSet[EngineDriver] = weakref.WeakSet()
-_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    # An engine that is still at work while the interpreter goes down may crash it.
-    for driver in list(_open_drivers):
-        driver.close()
-    for thread in list(_threads):
-        thread.join(_LEAVING)
+__all__ = ["ENGINE_OPTIONS", "Engine", "EngineDriver", "Outlet"]

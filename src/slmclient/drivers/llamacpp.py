@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
 from os import cpu_count
@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 from slmclient import catalogue
 from slmclient.chat import ChatRequest, Event, Note
 from slmclient.drivers import fetch
-from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, checked_options
-from slmclient.drivers.engine import Emit, EngineDriver
+from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.drivers.engine import Engine, EngineDriver, Outlet
 from slmclient.drivers.gguf import GgufHeader, read_header
 from slmclient.drivers.wire import chat_completions, faults
 from slmclient.drivers.wire.dialect import Dialect
@@ -55,20 +55,25 @@ class LlamaCppDriver(EngineDriver):
         docs="local.md",
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
         extra="llamacpp",
+        weights=("gguf",),
         state="any GGUF file by path",
     )
 
+    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
+        "n_ctx": int,
+        "n_threads": int,
+        "n_gpu_layers": int,
+        "chat_template": str,
+    }
+
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
-        self._own = checked_options(
-            self.config, {"n_ctx": int, "n_threads": int, "n_gpu_layers": int, "chat_template": str}
-        )
         for name, (low, high) in _RANGES.items():
-            if not low <= self._own.get(name, low) <= high:
+            if not low <= self.own.get(name, low) <= high:
                 raise ConfigurationError(
-                    f"{self.name}: the option {name} is {low} to {high:,}, not {self._own[name]:,}.", provider=self.name
+                    f"{self.name}: the option {name} is {low} to {high:,}, not {self.own[name]:,}.", provider=self.name
                 )
-        template = self._own.get("chat_template", _KNOWN_TEMPLATE)
+        template = self.own.get("chat_template", _KNOWN_TEMPLATE)
         if (
             template != _KNOWN_TEMPLATE and "{" not in template
         ):  # llama.cpp would take any other word as the whole prompt
@@ -76,6 +81,17 @@ class LlamaCppDriver(EngineDriver):
                 f"{self.name}: chat_template is {_KNOWN_TEMPLATE!r} or the text of a Jinja template, not {template!r}.",
                 provider=self.name,
             )
+
+    def make_engine(self) -> Engine:
+        """Return llama.cpp, not started yet."""
+        return LlamaCppEngine(self.config, self.own, self.default_model)
+
+
+class LlamaCppEngine(Engine):
+    """llama.cpp with one model."""
+
+    def __init__(self, config: DriverConfig, own: Mapping[str, Any], model: str | None) -> None:
+        self.config, self.name, self._own, self.default_model = config, config.provider, own, model
         self._server: Any = None
         self._model_name = ""
         self._control: re.Pattern[str] | None = None
@@ -140,7 +156,7 @@ class LlamaCppDriver(EngineDriver):
         parameters.verbosity = 0
         return parameters
 
-    def generate(self, request: ChatRequest, emit: Emit) -> None:
+    def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Run one chat completion, streamed inside whether or not the caller streams: so it can be left per token."""
         self._check_model(request)
         request, notes = self._without_control_tokens(request)
