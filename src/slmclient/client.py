@@ -184,6 +184,14 @@ class PhiClient(_Client):
         """
         return Conversation.load(self, path, options)
 
+    def warm_up(self) -> None:
+        """Load the model now, so that the first answer does not wait for it; for a hosted provider, do nothing.
+
+        Raises:
+            SLMError: What the first call would raise: the model is not there, or its engine.
+        """
+        self._driver.warm_up()
+
     def close(self) -> None:
         """Close connections, or free the model; a driver that was handed in stays open."""
         self._closed = True
@@ -232,6 +240,10 @@ class AsyncPhiClient(_Client):
     def load_conversation(self, path: str | PathLike[str], **options: Unpack[ChatOptions]) -> AsyncConversation:
         """Return a conversation that was saved; see `PhiClient.load_conversation`."""
         return AsyncConversation.load(self, path, options)
+
+    async def warm_up(self) -> None:
+        """Load the model now; see `PhiClient.warm_up`."""
+        await self._driver.awarm_up()
 
     async def aclose(self) -> None:
         """Close connections, or free the model; a driver that was handed in stays open."""

@@ -6,6 +6,7 @@ import base64
 from os import PathLike
 from pathlib import Path
 from typing import Literal, cast
+from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -74,6 +75,21 @@ class Image(BaseModel):
         return f"Image({shown!r})"
 
     __str__ = __repr__
+
+
+def as_base64(image: Image) -> str | None:
+    """Return a picture's own bytes as base64 text; None where only its address is held."""
+    if not image.inline:
+        return None
+    kind, _, content = image.url.partition(",")
+    if kind.lower().endswith(";base64"):
+        return content
+    return base64.b64encode(unquote_to_bytes(content)).decode("ascii")
+
+
+def image_bytes(image: Image) -> bytes:
+    """Return a picture's own bytes; b"" where only its address is held."""
+    return base64.b64decode(as_base64(image) or "")
 
 
 def as_image(source: object) -> Image:

@@ -63,6 +63,8 @@ class DriverInfo:
     """What a person should know of the service today, in a few words."""
     extra: str | None = None
     """The pip extra that it needs."""
+    weights: tuple[str, ...] = ()
+    """The forms of model files that an engine reads, best first (`slmclient.drivers.hub`)."""
     hosted: bool = False
     """Whether it talks to a server (and takes base_url, api_key, headers, proxy, verify) or works in this process."""
     default_base_url: str | None = None
@@ -73,6 +75,8 @@ class DriverInfo:
     order of their keys: the key beside the address that was found comes first."""
     vendor_hosts: tuple[str, ...] = ()
     """Host names that the vendor's own key may go to, and that need one; ``*.`` stands for one or more labels."""
+    start: str = ""
+    """How its server is started on one's own machine, for the error where it is not there."""
     key_advice: str = ""
     """What else may serve as a key, for the error where none was found."""
     old_variables: tuple[str, ...] = ()
@@ -163,6 +167,32 @@ class Driver:
                 request.cancellation.cancel()
                 await asyncio.wait([step])
             await asyncio.to_thread(events.close)
+
+    @classmethod
+    def address(cls, written: str) -> str:
+        """Return the URL that a written address means; by default it is one."""
+        return written
+
+    def pull(self, model: str, progress: Callable[[str, int, int | None], None]) -> str:
+        """Have a model fetched to where this driver finds it; return what to tell of it.
+
+        Args:
+            model: Portable name or the provider's own id.
+            progress: Told what is going on, the bytes so far, and how many there are, where that is known.
+
+        Raises:
+            UnsupportedFeatureError: This provider pulls nothing.
+        """
+        raise UnsupportedFeatureError(
+            f"{self.name} pulls no models: it has what it serves.", provider=self.name, model=model
+        )
+
+    def warm_up(self) -> None:
+        """Do ahead what the first call would wait for: engines load their model. There is nothing to do over HTTP."""
+
+    async def awarm_up(self) -> None:
+        """`warm_up`, for asyncio."""
+        self.warm_up()
 
     def close(self) -> None:
         """Free what the driver holds. Calls after it are a ConfigurationError."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from slmclient.chat import ChatRequest, Event
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
-from slmclient.errors import APITimeoutError, ConfigurationError, SLMError
+from slmclient.errors import APITimeoutError, ConfigurationError, SLMError, UnsupportedFeatureError
 from slmclient.messages import Message
 
 if TYPE_CHECKING:
@@ -24,15 +24,20 @@ _CLOSING = 5.0  # seconds that closing waits for the engine's next safe point
 _WARMING = 600.0  # seconds that loading ahead may take
 
 
+ENGINE_OPTIONS: Mapping[str, type | tuple[type, ...]] = {"max_waiting": int, "process": bool}
+"""The options of every engine: how many calls may wait for one model, and whether it runs in a process of its own."""
+
+
 class EngineDriver(Driver, ABC):
     """A driver whose engine runs in this process. A subclass says how to make its `Engine`."""
 
     options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {}
-    """The driver's own options and their types, besides those of every engine."""
+    """The driver's own options and their types, besides the common ones."""
+    common_options: ClassVar[Mapping[str, type | tuple[type, ...]]] = ENGINE_OPTIONS
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
-        self.own = checked_options(self.config, {**ENGINE_OPTIONS, **self.options})
+        self.own = checked_options(self.config, {**self.common_options, **self.options})
         if self.own.get("max_waiting", 1) < 1:
             raise ConfigurationError(
                 f"{self.name}: the option max_waiting is at least 1, not {self.own['max_waiting']}.",
@@ -99,6 +104,7 @@ class EngineDriver(Driver, ABC):
             forget()
 
     def _submit(self, request: ChatRequest, deliver: Callable[[Any], None]) -> tuple[Job, Callable[[], None]]:
+        _check_images(self.name, request)
         job = Job(self.name, request, deliver)
         with self._lock:
             if self._closed:
@@ -110,7 +116,12 @@ class EngineDriver(Driver, ABC):
         return job, request.cancellation.on_cancel(job.cancel)
 
     def _new_room(self) -> Room:
-        return Room(self.make_engine(), self.name, max_waiting=self.own.get("max_waiting", MOST_WAITING))
+        engine = self.make_engine()
+        if self.own.get("process"):
+            from slmclient.drivers.child import ChildEngine
+
+            engine = ChildEngine(engine, self.name)
+        return Room(engine, self.name, max_waiting=self.own.get("max_waiting", MOST_WAITING))
 
     # --- before and after
 
@@ -142,8 +153,12 @@ class EngineDriver(Driver, ABC):
         await asyncio.to_thread(self.close)
 
 
-ENGINE_OPTIONS: Mapping[str, type | tuple[type, ...]] = {"max_waiting": int}
-"""The options of every engine: how many calls may wait for one model."""
+def _check_images(name: str, request: ChatRequest) -> None:
+    if not all(image.inline for message in request.messages for image in message.images):
+        raise UnsupportedFeatureError(
+            f"{name} fetches no images from addresses: get the file yourself and give its path or its bytes.",
+            provider=name,
+        )
 
 
 def _first_words() -> ChatRequest:

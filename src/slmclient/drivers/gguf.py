@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says: enough to refuse what is none, and to know the model's control tokens.
+"""What the header of a GGUF file says: enough to refuse what is none, and to write prompts for the model.
 
 Pure reading with bounds; the file is untrusted. Format: the GGUF page of ggml's documentation, versions 2 and 3.
 """
@@ -6,7 +6,8 @@ Pure reading with bounds; the file is untrusted. Format: the GGUF page of ggml's
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -15,6 +16,15 @@ from slmclient.errors import ConfigurationError
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _CONTROL_TYPES = (2, 3)  # unknown and control tokens: what the tokenizer reads as such in a prompt
+_ADDED_TYPE = 4  # tokens that were added to the vocabulary, for whatever reason
+_SPECIAL = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+    "sep_token": "seperator_token_id",  # so spelled in the format
+}
+_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")  # of a text, a turn, a message
 _MOST_KEYS = 10_000
 _MOST_ITEMS = 5_000_000
 _LONGEST_STRING = 16 * 1024 * 1024
@@ -29,6 +39,20 @@ class GgufHeader:
     """The context that the model was trained with, in tokens."""
     control_tokens: tuple[str, ...]
     """Tokens that steer the model, such as ``<|im_end|>``."""
+    added_tokens: tuple[str, ...] = ()
+    """Tokens that were added to the vocabulary and are no control tokens by the file's word."""
+    architecture: str | None = None
+    """Such as ``llama`` or ``phi3``."""
+    template: str | None = None
+    """The chat template: Jinja."""
+    special: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Texts of tokens by the names that templates use, such as ``bos_token``."""
+    end_ids: frozenset[int] = frozenset()
+    """Tokens that end an answer, by the file's word."""
+    ids: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Ids of the control tokens."""
+    adds_bos: bool = False
+    """Whether the tokenizer puts a token before every text."""
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -58,18 +82,48 @@ def _header(reader: _Reader) -> GgufHeader:
     if keys > _MOST_KEYS:
         raise ValueError("too many keys")
     values = {reader.string(): reader.value(reader.scalar(4)) for _ in range(keys)}
-    tokens, kinds = values.get("tokenizer.ggml.tokens"), values.get("tokenizer.ggml.token_type")
-    name = values.get("general.name")
-    context = values.get(f"{values.get('general.architecture')}.context_length")
-    listed = isinstance(tokens, list) and isinstance(kinds, list)
-    pairs = zip(cast("list[Any]", tokens), cast("list[Any]", kinds), strict=False) if listed else ()
     return GgufHeader(
-        name=name if isinstance(name, str) else None,
-        context_length=context if type(context) is int and context > 0 else None,
-        control_tokens=tuple(
-            text for text, kind in pairs if isinstance(text, str) and kind in _CONTROL_TYPES and len(text) > 1
-        ),
+        name=_text(values.get("general.name")),
+        context_length=_positive(values.get(f"{values.get('general.architecture')}.context_length")),
+        architecture=_text(values.get("general.architecture")),
+        template=_text(values.get("tokenizer.chat_template")),
+        **_vocabulary({key.removeprefix("tokenizer.ggml."): value for key, value in values.items()}),
     )
+
+
+def _vocabulary(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the tokenizer's part of a header says."""
+    tokens, kinds = values.get("tokens"), values.get("token_type")
+    listed = cast("list[Any]", tokens) if isinstance(tokens, list) else []
+    pairs = list(zip(listed, cast("list[Any]", kinds), strict=False)) if isinstance(kinds, list) else []
+    control = {
+        text: id for id, (text, kind) in enumerate(pairs) if isinstance(text, str) and kind in _CONTROL_TYPES and text
+    }
+    special = {name: _at(listed, values.get(key)) for name, key in _SPECIAL.items()}
+    ends = [values.get(key) for key in _ENDS]
+    adds_bos = values.get("add_bos_token")
+    return {
+        # Those of one character are left out: nobody could write a text without them.
+        "control_tokens": tuple(text for text in control if len(text) > 1),
+        "added_tokens": tuple(text for text, kind in pairs if isinstance(text, str) and kind == _ADDED_TYPE and text),
+        "special": {name: text for name, text in special.items() if text is not None},
+        "end_ids": frozenset(id for id in ends if type(id) is int and _at(listed, id) is not None),
+        "ids": control,
+        # SentencePiece vocabularies begin every text with a token unless told otherwise.
+        "adds_bos": adds_bos if isinstance(adds_bos, bool) else values.get("model") == "llama",
+    }
+
+
+def _at(tokens: list[Any], id: Any) -> str | None:
+    return _text(tokens[id]) if type(id) is int and 0 <= id < len(tokens) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 class _Reader:

@@ -1,7 +1,7 @@
-"""`llamacpp` and `local`: llama.cpp in this process, through xllamacpp; any GGUF file by path, or the embedded model.
+"""`llamacpp` and `local`: llama.cpp in this process, through xllamacpp; any GGUF file, or the embedded model.
 
-xllamacpp's server always listens on a random loopback port; a random key closes it to everybody else. Its answers have
-the chat-completions shape, so the wire's decoder reads them.
+xllamacpp's server always listens on a random loopback port; a random key closes it to everybody else. Its completions
+are called in the process, with a prompt that was rendered here: so nobody's text becomes a control token.
 """
 
 from __future__ import annotations
@@ -10,121 +10,70 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import import_module
 from os import cpu_count
 from pathlib import Path
 from typing import Any, ClassVar
 
 from slmclient import catalogue
-from slmclient.chat import ChatRequest, Event, Note
+from slmclient.chat import ChatRequest
 from slmclient.drivers import fetch
+from slmclient.drivers.answering import Answer
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
-from slmclient.drivers.engine import Engine, EngineDriver, Outlet
-from slmclient.drivers.gguf import GgufHeader, read_header
-from slmclient.drivers.wire import chat_completions, faults
+from slmclient.drivers.engine import Outlet
+from slmclient.drivers.model_engine import (
+    BREAK,
+    MAX_TOKENS,
+    ModelDriver,
+    ModelEngine,
+    engine_module,
+    is_thinking,
+    schema_of,
+    unsplit,
+)
+from slmclient.drivers.prompt import Prompt, Template
+from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect
 from slmclient.errors import (
     BadRequestError,
-    ConfigurationError,
     EngineError,
     MissingDependencyError,
-    ModelNotFoundError,
     SLMError,
 )
 
 CONTEXT = 4096
 """Default of the option n_ctx, where the model was trained with that much (tokens)."""
 
-MAX_TOKENS = 1024
-"""Default of max_tokens: a small model may ramble until its context is full."""
-
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}  # as the model card of SmolLM2 recommends
 _LARGE_FILE = 1 << 30  # bytes; smaller models are as fast on one thread, and spin less beside other work
-_RANGES = {"n_ctx": (16, 10_000_000), "n_threads": (1, 1024)}
-_KNOWN_TEMPLATE = "chatml"
-_BATCH = 256  # a prefill can be left only between batches
-_DIALECT = Dialect(unsupported=frozenset(), spelling={"repetition_penalty": ("repeat_penalty",)})
+_BATCH, _GPU_BATCH = 64, 512  # a prefill can be left only between batches; on a processor small ones are as fast
+# llguidance, which binds the answer to a schema, would let small models write empty lines without end.
+_COMPACT = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
+_JSON_BEGINS = tuple('{["-0123456789tfn')
+_SPELLING = {"repetition_penalty": "repeat_penalty"}
+_PICTURE = "<|slmclient_picture|>"  # where a picture stands in the prompt; taken out again before llama.cpp sees it
+# With a projector only its chat route takes pictures, and only with a template; this one gives back what it gets.
+_AS_IT_IS = (
+    "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}{% endfor %}"
+)
+_DIALECT = Dialect()
 
 
-class LlamaCppDriver(EngineDriver):
-    """llama.cpp in this process."""
-
-    info: ClassVar[DriverInfo] = DriverInfo(
-        name="llamacpp",
-        title="llama.cpp in this process",
-        docs="local.md",
-        features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
-        extra="llamacpp",
-        weights=("gguf",),
-        state="any GGUF file by path",
-    )
-
-    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
-        "n_ctx": int,
-        "n_threads": int,
-        "n_gpu_layers": int,
-        "chat_template": str,
-    }
-
-    def __init__(self, config: DriverConfig | None = None) -> None:
-        super().__init__(config)
-        for name, (low, high) in _RANGES.items():
-            if not low <= self.own.get(name, low) <= high:
-                raise ConfigurationError(
-                    f"{self.name}: the option {name} is {low} to {high:,}, not {self.own[name]:,}.", provider=self.name
-                )
-        template = self.own.get("chat_template", _KNOWN_TEMPLATE)
-        if (
-            template != _KNOWN_TEMPLATE and "{" not in template
-        ):  # llama.cpp would take any other word as the whole prompt
-            raise ConfigurationError(
-                f"{self.name}: chat_template is {_KNOWN_TEMPLATE!r} or the text of a Jinja template, not {template!r}.",
-                provider=self.name,
-            )
-
-    def make_engine(self) -> Engine:
-        """Return llama.cpp, not started yet."""
-        return LlamaCppEngine(self.config, self.own, self.default_model)
-
-
-class LlamaCppEngine(Engine):
+class LlamaCppEngine(ModelEngine):
     """llama.cpp with one model."""
 
-    def __init__(self, config: DriverConfig, own: Mapping[str, Any], model: str | None) -> None:
-        self.config, self.name, self._own, self.default_model = config, config.provider, own, model
+    def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
+        super().__init__(config, info, model)
+        self.slots = config.options.get("n_parallel", 1)
+        self._embedded = model is not None and catalogue.offer(model, "local") is not None
+        self._projector = config.options.get("projector")
+        self.image_tag = _PICTURE if self._projector else None
         self._server: Any = None
-        self._model_name = ""
-        self._control: re.Pattern[str] | None = None
-        self._embedded = False
 
-    def load(self, wanted: Callable[[], bool]) -> None:
-        """Find the model file, fetch it if it is the embedded one, and start llama.cpp on it."""
-        engine = _engine(self.name)
-        path = self._path(wanted)
-        header = read_header(path)
-        self._model_name = fetch.SMOLLM2.name if self._embedded else header.name or path.stem
-        if header.control_tokens:
-            longest_first = sorted(header.control_tokens, key=len, reverse=True)
-            self._control = re.compile("|".join(map(re.escape, longest_first)))
-        try:
-            self._server = engine.Server(self._parameters(engine, path, header))
-        except RuntimeError:
-            raise EngineError(
-                f"llama.cpp cannot load {path}: the file is damaged, of an architecture that it does not know, or "
-                "too large for the memory.",
-                provider=self.name,
-            ) from None
-
-    def _path(self, wanted: Callable[[], bool]) -> Path:
-        model = self.default_model
-        if model is None:
-            raise ModelNotFoundError(
-                "llamacpp needs a model: model='path/to/model.gguf', or the provider local for the embedded one.",
-                provider=self.name,
-            )
-        if catalogue.offer(model, "local") is None:
-            return Path(model).expanduser()
-        self._embedded = True
+    def find(self, wanted: Callable[[], bool]) -> Path:
+        """Return the model file; the embedded one is fetched where it is not here yet."""
+        if not self._embedded:
+            return super().find(wanted)
         try:
             return fetch.weights_path(
                 fetch.SMOLLM2,
@@ -135,20 +84,48 @@ class LlamaCppEngine(Engine):
         except fetch.FetchCancelled:
             raise EngineError("Fetching the model was given up.", provider=self.name) from None
 
-    def _parameters(self, engine: Any, path: Path, header: GgufHeader) -> Any:
+    def open(self, path: Path, wanted: Callable[[], bool]) -> None:
+        """Start llama.cpp on the file."""
+        engine = self._engine()
+        if self._embedded:
+            self.model_name = fetch.SMOLLM2.name
+        self.context = min(self.context, self.config.options.get("n_ctx", CONTEXT)) or CONTEXT
+        try:
+            self._server = engine.Server(self._parameters(engine, path))
+        except RuntimeError:
+            raise EngineError(
+                f"llama.cpp cannot load {path}: the file is damaged, of an architecture that it does not know, or "
+                "too large for the memory.",
+                provider=self.name,
+            ) from None
+
+    def _engine(self) -> Any:
+        try:
+            return engine_module("xllamacpp", self.info, self.name)
+        except MissingDependencyError as error:
+            if "libgomp" not in str(error):
+                raise
+            raise MissingDependencyError(
+                "llama.cpp needs the system library libgomp: apt-get install libgomp1 (Debian, Ubuntu), "
+                "dnf install libgomp (Fedora), apk add libgomp (Alpine).",
+                provider=self.name,
+            ) from None
+
+    def _parameters(self, engine: Any, path: Path) -> Any:
+        options = self.config.options
         parameters = engine.CommonParams()
         parameters.model.path = str(path)
-        parameters.model_alias = {self._model_name}
-        parameters.n_ctx = self._own.get("n_ctx", min(CONTEXT, header.context_length or CONTEXT))
-        parameters.n_parallel = 1
-        parameters.n_batch = parameters.n_ubatch = _BATCH
+        if self._projector:
+            parameters.mmproj.path = str(Path(self._projector).expanduser())
+            parameters.chat_template = _AS_IT_IS
+        parameters.n_parallel = self.slots
+        parameters.n_ctx = self.context * self.slots  # llama.cpp divides it among them
+        parameters.n_batch = parameters.n_ubatch = _GPU_BATCH if options.get("n_gpu_layers") else _BATCH
         large = path.stat().st_size > _LARGE_FILE
-        threads = self._own.get("n_threads", max(1, (cpu_count() or 2) // 2) if large else 1)
+        threads = options.get("n_threads", max(1, (cpu_count() or 2) // 2) if large else 1)
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
-        if "n_gpu_layers" in self._own:
-            parameters.n_gpu_layers = self._own["n_gpu_layers"]
-        if "chat_template" in self._own:
-            parameters.chat_template = self._own["chat_template"]
+        if "n_gpu_layers" in options:
+            parameters.n_gpu_layers = options["n_gpu_layers"]
         parameters.cache_ram_mib = 0  # its default is 8 GiB; the slot's own prefix reuse stays
         parameters.api_keys = [secrets.token_urlsafe(32)]
         parameters.ui = False
@@ -156,73 +133,60 @@ class LlamaCppEngine(Engine):
         parameters.verbosity = 0
         return parameters
 
+    def template(self) -> Template:
+        """Return the chat template; where pictures are taken, nobody's text may become their mark."""
+        template = super().template()
+        return replace(template, control=(*template.control, _PICTURE)) if self._projector else template
+
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
-        """Run one chat completion, streamed inside whether or not the caller streams: so it can be left per token."""
-        self._check_model(request)
-        request, notes = self._without_control_tokens(request)
-        body = {
-            "max_tokens": MAX_TOKENS,
-            **(_EMBEDDED_SAMPLING if self._embedded else {}),
-            **chat_completions.body(replace(request, stream=True), None, _DIALECT),
-        }
-        decoder = chat_completions.ChatDecoder(self.name, self._model_name, report_model=False)
-        failures: list[SLMError] = []
-
-        def receive(frame: Any) -> bool:
-            """Take a frame; True tells llama.cpp to stop. Exceptions raised here would be swallowed."""
-            try:
-                if frame.get("error"):
-                    failures.append(self._fault(frame))
-                    return True
-                events = decoder.chunk(frame)
-                events[1:1], notes[:] = notes, []  # behind Start
-                return not all(emit(event) for event in events)
-            except Exception as error:
-                failures.append(error if isinstance(error, SLMError) else _failed(self.name, error))
-                return True
-
+        """Emit one answer. llama.cpp sends frames whether or not the caller streams: so it can be left per token."""
+        self.check_model(request)
+        prompt = self.prompt(request)
+        call = _Call(self, request, prompt, emit)
+        body = self._body(request)
         try:
-            self._server.handle_chat_completions(body, receive)
-        except (ValueError, TypeError) as error:
+            if self._projector:
+                body["messages"] = [{"role": "user", "content": _parts(prompt)}]
+                self._server.handle_chat_completions({**body, **request.extra}, call.receive)
+            else:
+                body["prompt"] = self._spelled(prompt)
+                self._server.handle_completions({**body, **request.extra}, call.receive)
+        except (ValueError, TypeError, RuntimeError) as error:
             raise BadRequestError(f"{self.name} refused the request: {error}", provider=self.name) from None
-        if failures:
-            raise failures[0]
-        if decoder.finished:
-            for event in decoder.end():
-                emit(event)
+        call.end()
 
-    def _check_model(self, request: ChatRequest) -> None:
-        if request.model in (None, self.default_model, self._model_name):
-            return
-        if not (self._embedded and catalogue.offer(request.model, "local")):
-            raise ModelNotFoundError(
-                f"This client runs {self._model_name} and cannot switch to {request.model!r}. Make another client: "
-                f"PhiClient({self.name!r}, model={request.model!r}).",
-                provider=self.name,
-                model=request.model,
-            )
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        sampling = {"max_tokens": MAX_TOKENS, **(_EMBEDDED_SAMPLING if self._embedded else {}), **request.sampling}
+        body = {_SPELLING.get(name, name): value for name, value in sampling.items()}
+        if (schema := schema_of(request)) is not None:
+            body["json_schema"] = {**schema, "x-guidance": _COMPACT}
+        # With its progress in a prompt llama.cpp sends a frame a batch: so a long prompt can be left, too.
+        return {**body, "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
-    def _without_control_tokens(self, request: ChatRequest) -> tuple[ChatRequest, list[Event]]:
-        """Break up control tokens that stand in the messages' text, so that nobody's text can end or begin a turn."""
-        control = self._control
-        found = {token for m in request.messages for token in control.findall(m.text)} if control else set[str]()
-        if control is None or not found:
-            return request, []
-        notes: list[Event] = [
-            Note("converted", f"the control token {token} in the text was broken up") for token in sorted(found)
-        ]
-        # A zero-width space after the first character: looks the same, and is no token any more.
-        cleaned = [
-            message.model_copy(
-                update={"content": control.sub(lambda hit: hit[0][0] + "\u200b" + hit[0][1:], message.text)}
-            )
-            for message in request.messages
-        ]
-        return replace(request, messages=tuple(cleaned)), notes
+    def _spelled(self, prompt: Prompt) -> Any:
+        """Return the prompt as llama.cpp takes it.
 
-    def _fault(self, frame: Any) -> SLMError:
+        Several strings are several prompts to it, unless an id stands among them: then each piece is read by itself.
+        """
+        files = self.files
+        pieces = list(prompt.pieces)
+        bos = str(files.special.get("bos_token") or "")
+        if files.adds_bos and bos and pieces[0].startswith(bos):
+            pieces[0] = pieces[0][len(bos) :]  # llama.cpp puts it there itself
+        if len(pieces) == 1:
+            return pieces[0]
+        ids = files.ids
+        known = re.search("|".join(re.escape(text) for text in sorted(ids, key=len, reverse=True)), pieces[0])
+        if known is None:
+            return BREAK.join(pieces)
+        begin = [ids[bos]] if files.adds_bos and bos in ids else []
+        before, after = pieces[0][: known.start()], pieces[0][known.end() :]
+        return [piece for piece in (*begin, before, ids[known[0]], after, *pieces[1:]) if piece != ""]
+
+    def fault(self, frame: Mapping[str, Any]) -> SLMError:
+        """Return the error that a frame tells of."""
         code = frame["error"].get("code")
-        origin = faults.Origin(self.name, self._model_name, _DIALECT, hosted=False)
+        origin = faults.Origin(self.name, self.model_name, _DIALECT, hosted=False)
         return faults.fault(origin, code if isinstance(code, int) else 500, {}, frame)
 
     def unload(self) -> None:
@@ -230,22 +194,113 @@ class LlamaCppEngine(Engine):
         self._server = None
 
 
-def _engine(name: str) -> Any:
-    try:
-        return import_module("xllamacpp")
-    except ModuleNotFoundError:
-        raise MissingDependencyError(
-            f'{name} needs llama.cpp: pip install "slmclient[{name}]"', provider=name
-        ) from None
-    except ImportError as error:
-        if "libgomp" in str(error):
-            raise MissingDependencyError(
-                "llama.cpp needs the system library libgomp: apt-get install libgomp1 (Debian, Ubuntu), "
-                "dnf install libgomp (Fedora), apk add libgomp (Alpine).",
-                provider=name,
-            ) from None
-        raise MissingDependencyError(f"llama.cpp cannot be imported: {error}", provider=name) from None
+class LlamaCppDriver(ModelDriver):
+    """llama.cpp in this process."""
+
+    info: ClassVar[DriverInfo] = DriverInfo(
+        name="llamacpp",
+        title="llama.cpp",
+        docs="local.md",
+        features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
+        extra="llamacpp",
+        state="any GGUF file, by path or by name",
+        weights=("gguf",),
+    )
+    engine_class: ClassVar[type[ModelEngine]] = LlamaCppEngine
+    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
+        "n_threads": int,
+        "n_parallel": int,
+        "n_gpu_layers": int,
+        "projector": str,
+    }
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "n_threads": (1, 1024),
+        "n_parallel": (1, 256),
+        "n_gpu_layers": (-1, 10_000),
+    }
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What it can say; pictures only where a projector was given."""
+        return self.info.features | ({Feature.IMAGES} if "projector" in self.own else set())
 
 
-def _failed(name: str, error: Exception) -> EngineError:
-    return EngineError(f"{name} failed: {type(error).__name__}: {error}", provider=name)
+def _parts(prompt: Prompt) -> list[dict[str, Any]]:
+    """Return the prompt as a message's parts, with its pictures where their marks stand."""
+    parts: list[dict[str, Any]] = []
+    pictures = iter(prompt.images)
+    for number, piece in enumerate(prompt.pieces):
+        for place, text in enumerate(piece.split(_PICTURE)):
+            if place:
+                parts.append({"type": "image_url", "image_url": {"url": next(pictures).url}})
+            elif number:
+                parts.append({"type": "text", "text": BREAK})
+            if text:
+                parts.append({"type": "text", "text": text})
+    return parts
+
+
+class _Call:
+    """Takes the frames of one answer."""
+
+    def __init__(self, engine: LlamaCppEngine, request: ChatRequest, prompt: Prompt, emit: Outlet) -> None:
+        self._engine = engine
+        self._prompt = prompt
+        self._emit = emit
+        # llama.cpp counts tokens and looks for stop strings itself.
+        self._answer = Answer(emit, limit=1, thinking=is_thinking(prompt))
+        self._begun = False
+        self._bound = request.response_format is not None and request.prefill is None
+        self._last: Mapping[str, Any] = {}
+        self._usage: Mapping[str, Any] = {}
+        self._failure: SLMError | None = None
+
+    def receive(self, frame: Any) -> bool:
+        """Take a frame; True tells llama.cpp to stop. Exceptions raised here would be swallowed."""
+        try:
+            return not self._take(frame)
+        except SLMError as error:
+            self._failure = error
+        except Exception as error:
+            self._failure = EngineError(
+                f"{self._engine.name} failed: {type(error).__name__}: {error}", provider=self._engine.name
+            )
+        return True
+
+    def _take(self, frame: Mapping[str, Any]) -> bool:
+        if frame.get("error"):
+            raise self._engine.fault(frame)
+        if not self._begun:
+            self._begun = True
+            notes = unsplit(self._prompt)[1] if self._engine.image_tag else []
+            if not self._engine.announce(self._emit, self._prompt, notes):
+                return False
+        self._usage = frame.get("usage") or self._usage
+        for choice in frame["choices"]:
+            if choice.get("finish_reason"):
+                self._answer.reason = "length" if choice["finish_reason"] == "length" else "stop"
+                self._last = frame
+            text = choice.get("text") or (choice.get("delta") or {}).get("content")
+            if text and self._bound:
+                self._check_bound(text)
+            if text and not self._answer.text(text):
+                return bool(self._last)
+        return self._emit.wanted
+
+    def _check_bound(self, text: str) -> None:
+        """Raise an error if the answer is no JSON: llama.cpp ignores a schema that it does not understand."""
+        self._bound = False
+        if not text.lstrip().startswith(_JSON_BEGINS):
+            raise BadRequestError(
+                f"{self._engine.name} does not understand the schema of response_format: simplify it.",
+                provider=self._engine.name,
+            )
+
+    def end(self) -> None:
+        """Emit what comes last, or raise what went wrong."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._last:
+            return  # it was left
+        used = self._usage
+        self._answer.end(used.get("prompt_tokens", 0), used.get("completion_tokens", 0), raw=self._last)

@@ -60,6 +60,7 @@ class Engine(ABC):
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Emit the answer's events, Start to Finish; return early when ``emit`` returns False."""
 
+    @abstractmethod
     def unload(self) -> None:
         """Free the model."""
 

@@ -143,6 +143,14 @@ class RetryDriver(Driver):
 
         return {"retry": worth_it, "wait": wait, "stop": tenacity.stop_never, "reraise": True}
 
+    def warm_up(self) -> None:
+        """Let the inner driver do ahead what the first call would wait for."""
+        self.inner.warm_up()
+
+    async def awarm_up(self) -> None:
+        """`warm_up`, for asyncio."""
+        await self.inner.awarm_up()
+
     def close(self) -> None:
         """Close the inner driver."""
         self.inner.close()

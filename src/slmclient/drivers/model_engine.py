@@ -1,0 +1,353 @@
+"""What all engines share that run a model: finding it, rendering its prompt, checking lengths, and making events.
+
+`ModelEngine` is for engines that take a prompt as text. `TokenEngine` is for those that take the ids of a prompt and
+give the ids of an answer: its subclass says only how to load, encode, decode and generate.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, cast
+
+from slmclient import catalogue
+from slmclient.chat import ChatRequest, Note, Start
+from slmclient.drivers import hub
+from slmclient.drivers.answering import Answer, Detokenizer
+from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.engine import ENGINE_OPTIONS, Engine, EngineDriver, Outlet
+from slmclient.drivers.model_files import ModelFiles, read_folder, read_gguf
+from slmclient.drivers.prompt import Prompt, Template, builtin, render
+from slmclient.errors import (
+    BadRequestError,
+    ConfigurationError,
+    ContextLengthExceededError,
+    EngineError,
+    MissingDependencyError,
+    ModelNotFoundError,
+)
+from slmclient.phi.templates import NAMES as TEMPLATES
+
+MAX_TOKENS = 1024
+"""Default of max_tokens: a small model may ramble until its context is full."""
+
+BREAK = "\u200b"
+"""Breaks up a control token where nothing better can be done: a zero-width space."""
+
+_OPEN_TAG, _CLOSE_TAG = "<think>", "</think>"
+_CONTEXTS = (16, 10_000_000)  # tokens
+_TAIL = 6  # ids before an answer that goes on in the middle of a text
+_PIECE_SECONDS = 0.04  # an engine that holds the interpreter's lock gives it back this often
+_JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 64, 16, 512
+
+
+class ModelDriver(EngineDriver):
+    """A driver whose engine runs a model out of files. A subclass names its engine's class and options."""
+
+    engine_class: ClassVar[type[ModelEngine]]
+    common_options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
+        **ENGINE_OPTIONS,
+        "n_ctx": int,
+        "chat_template": str,
+        "quantization": str,
+    }
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """What numbers among the options may be: lowest and highest."""
+
+    def __init__(self, config: DriverConfig | None = None) -> None:
+        super().__init__(config)
+        for name, (low, high) in {"n_ctx": _CONTEXTS, **self.ranges}.items():
+            if not low <= self.own.get(name, low) <= high:
+                raise ConfigurationError(
+                    f"{self.name}: the option {name} is {low:g} to {high:,}, not {self.own[name]:,}.",
+                    provider=self.name,
+                )
+        template = self.own.get("chat_template", "{")
+        if "{" not in template and builtin(template) is None:
+            raise ConfigurationError(
+                f"{self.name}: chat_template is {', '.join(TEMPLATES)} or the text of a Jinja template, "
+                f"not {template!r}.",
+                provider=self.name,
+            )
+
+    def make_engine(self) -> Engine:
+        """Return the engine, with nothing loaded yet."""
+        return self.engine_class(self.config, self.info, self.default_model)
+
+    def shared_by(self) -> Hashable | None:
+        """Return what two clients have in common that can share one loaded model: all that loading depends on."""
+        config = self.config
+        path = Path(self.default_model or "").expanduser()
+        model = str(path.resolve()) if path.exists() else self.default_model
+        options = repr(sorted(config.options.items()))
+        return (type(self), self.name, model, options, config.cache_dir, config.offline)
+
+
+class ModelEngine(Engine):
+    """One loaded model. Subclasses write `open`, `generate` and `unload`."""
+
+    image_tag: str | None = None
+    """How an image stands in the prompt, such as ``<|image_{n}|>``; None where the engine takes none that way."""
+
+    def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
+        self.config = config
+        self.info = info
+        self.name = config.provider
+        self.model = model
+        """As the user named it."""
+        self.model_name = ""
+        """As it calls itself; known once it is loaded."""
+        self.files: ModelFiles
+        """What the model's files say; known once it is loaded."""
+        self.context = 0
+        """Tokens, prompt and answer together; known once it is loaded."""
+        self._template: Template
+
+    # --- what an engine writes
+
+    @abstractmethod
+    def open(self, path: Path, wanted: Callable[[], bool]) -> None:
+        """Load the model at that path into the engine."""
+
+    def read_files(self, path: Path) -> ModelFiles:
+        """Return what the files at that path say."""
+        return read_folder(path) if path.is_dir() else read_gguf(path)
+
+    # --- what they share
+
+    def load(self, wanted: Callable[[], bool]) -> None:
+        """Find the model, fetch it where it is not here yet, and load it."""
+        path = self.find(wanted)
+        self.files = self.read_files(path)
+        self.model_name = self.files.name
+        asked = self.config.options.get("n_ctx")
+        self.context = min(filter(None, (asked, self.files.context)), default=0)
+        self._template = self.template()
+        self.open(path, wanted)
+
+    def find(self, wanted: Callable[[], bool]) -> Path:
+        """Return where the model's files are."""
+        if self.model is None:
+            raise ModelNotFoundError(
+                f"{self.name} needs a model: model='path/to/model', or a name such as model='phi-4-mini'.",
+                provider=self.name,
+            )
+        return hub.model_path(self.config, self.info.weights, cancelled=lambda: not wanted())
+
+    def template(self) -> Template:
+        """Return the model's chat template: the option's, its own, or the one that the catalogue names.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        asked = self.config.options.get("chat_template")
+        files = self.files
+        if asked and "{" in asked:
+            return Template(asked, files.control, files.special)
+        known = catalogue.find(self.model or "") or catalogue.find(files.name)
+        name = asked or (None if files.template else known and known.template)
+        chosen = builtin(name) if name else None
+        if chosen is not None:
+            return Template(chosen.source, (*chosen.control, *files.control), {**chosen.special, **files.special})
+        if files.template is None:
+            raise ConfigurationError(
+                f"{files.path} has no chat template, and the catalogue knows none for it. Give "
+                f"options={{'chat_template': …}}: {', '.join(TEMPLATES)} or the text of a Jinja template.",
+                provider=self.name,
+            )
+        return Template(files.template, files.control, files.special)
+
+    def prompt(self, request: ChatRequest) -> Prompt:
+        """Return the prompt of a request."""
+        return render(self._template, request.messages, tools=request.tools, image_tag=self.image_tag)
+
+    def check_model(self, request: ChatRequest) -> None:
+        """Raise an error if the request names another model than the one that is loaded."""
+        if request.model in (None, self.model, self.model_name):
+            return
+        asked = catalogue.find(request.model or "")
+        if asked is None or asked is not catalogue.find(self.model or ""):
+            raise ModelNotFoundError(
+                f"This client runs {self.model_name} and cannot switch to {request.model!r}. Make another client: "
+                f"PhiClient({self.name!r}, model={request.model!r}).",
+                provider=self.name,
+                model=request.model,
+            )
+
+    def announce(self, emit: Outlet, prompt: Prompt, notes: Sequence[Note] = ()) -> bool:
+        """Emit what comes before the answer; return whether to go on."""
+        return all([emit(Start(self.name, self.model_name)), *map(emit, (*prompt.notes, *notes))])
+
+    def failed(self, path: Path, error: Exception) -> EngineError:
+        """Return the error of a model that the engine does not load."""
+        return EngineError(
+            f"{self.info.title} cannot load {path}: {type(error).__name__}: {_one_line(error)}", provider=self.name
+        )
+
+
+class TokenEngine(ModelEngine):
+    """One loaded model that takes and gives ids. Subclasses write `open`, `encode`, `decode`, `run` and `unload`."""
+
+    def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
+        super().__init__(config, info, model)
+        self._hidden: frozenset[int] = frozenset()
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text in which control tokens are meant; nothing is put before or behind it."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a few ids."""
+
+    @abstractmethod
+    def run(self, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
+        """Generate: give each token to ``answer.token`` until it returns False, or the model ends by itself.
+
+        Args:
+            ids: The prompt.
+            request: For its sampling options, response_format and extra.
+            answer: Takes the tokens. ``answer.wanted`` is to be looked at between two pieces of the prompt.
+            limit: Most tokens that may be generated.
+        """
+
+    # --- what they share
+
+    def load(self, wanted: Callable[[], bool]) -> None:
+        """Find the model, fetch it where it is not here yet, and load it."""
+        super().load(wanted)
+        shown = (_OPEN_TAG, _CLOSE_TAG)  # what tells reasoning from the answer may be a control token, too
+        self._hidden = frozenset(token for text, token in self.files.ids.items() if text not in shown)
+
+    def generate(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit one answer."""
+        self.check_model(request)
+        prompt = self.prompt(request)
+        ids = [token for piece in prompt.pieces for token in self.encode(piece)]
+        limit = self.check_length(len(ids), request)
+        answer = Answer(
+            emit,
+            limit=limit,
+            stop=request.sampling.get("stop", ()),
+            thinking=is_thinking(prompt),
+            ends=self.files.end_ids,
+            hidden=self._hidden,
+            words=Detokenizer(self.decode, ids[-_TAIL:] if request.prefill is not None else ()),
+        )
+        if self.announce(emit, prompt):
+            self.run(ids, request, answer, limit)
+            answer.end(len(ids))
+
+    def check_length(self, tokens: int, request: ChatRequest) -> int:
+        """Return the most tokens that the answer may have.
+
+        Raises:
+            ContextLengthExceededError: The prompt leaves no room for one.
+        """
+        if self.context and tokens >= self.context:
+            raise ContextLengthExceededError(
+                f"The prompt has {tokens:,} tokens, and {self.model_name} takes {self.context:,} for prompt and answer "
+                f"together. Shorten the prompt, drop old turns, or raise options={{'n_ctx': …}} if the model has more.",
+                provider=self.name,
+                model=self.model_name,
+            )
+        most: int = request.sampling.get("max_tokens", MAX_TOKENS)
+        return min(most, self.context - tokens) if self.context else most
+
+
+def unsplit(prompt: Prompt) -> tuple[str, list[Note]]:
+    """Return the prompt as one string, for what reads no pieces, and what was changed for that.
+
+    A zero-width space where a control token of somebody's text was cut: it looks the same, and is no token any more.
+    """
+    if len(prompt.pieces) == 1:
+        return prompt.text, []
+    return BREAK.join(prompt.pieces), [Note("converted", "control tokens in the text were broken up")]
+
+
+def is_thinking(prompt: Prompt) -> bool:
+    """Return whether an answer to that prompt begins inside the model's reasoning."""
+    return prompt.text.rstrip().endswith(_OPEN_TAG)
+
+
+def engine_module(module: str, info: DriverInfo, provider: str) -> ModuleType:
+    """Return an engine's module.
+
+    Raises:
+        MissingDependencyError: It is not installed, or cannot be imported; the message has the command, or the reason.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        top = module.partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and (error.name or top).partition(".")[0] == top:
+            raise MissingDependencyError(
+                f'{provider} needs {info.title}: pip install "slmclient[{provider}]"', provider=provider
+            ) from None
+        raise MissingDependencyError(f"{top} cannot be imported: {_one_line(error)}", provider=provider) from None
+
+
+def common_prefix(old: Sequence[int], new: Sequence[int]) -> int:
+    """Return how many ids two prompts have in common at their beginning."""
+    return next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+
+
+def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the ids in pieces whose size follows how long the taker needs for one: about 40 ms."""
+    size, begin = _FIRST_PIECE, 0
+    while begin < len(ids):
+        piece = list(ids[begin : begin + size])
+        began = time.perf_counter()
+        yield piece
+        taken = time.perf_counter() - began
+        fitting = int(len(piece) * _PIECE_SECONDS / taken) if taken > 0 else _LONGEST_PIECE
+        begin += len(piece)
+        size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))
+
+
+def greedy(request: ChatRequest) -> bool:
+    """Return whether the likeliest token is always wanted."""
+    return request.sampling.get("temperature") == 0
+
+
+def schema_of(request: ChatRequest) -> dict[str, Any] | None:
+    """Return the JSON schema that the answer must have: any object, for ``json_object``; None for free text.
+
+    Raises:
+        BadRequestError: It names a type that JSON does not have; engines differ in what they make of that.
+    """
+    shape = request.response_format or {}
+    if shape.get("type") == "json_object":
+        return {"type": "object"}
+    if shape.get("type") != "json_schema":
+        return None
+    schema = dict(shape["json_schema"].get("schema") or {"type": "object"})
+    _check_schema(schema, "schema")
+    return schema
+
+
+def _check_schema(part: Any, place: str, depth: int = 50) -> None:
+    if depth == 0:
+        raise BadRequestError("response_format: the schema is nested too deeply.")
+    if isinstance(part, Mapping):
+        kinds: Any = cast("Mapping[str, Any]", part).get("type", ())
+        for kind in [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, (list, tuple)) else ():
+            if isinstance(kind, str) and kind not in _JSON_TYPES and not place.endswith("properties"):
+                raise BadRequestError(
+                    f"response_format: {place} has the type {kind!r}; JSON's are {', '.join(_JSON_TYPES)}."
+                )
+        for name, value in cast("Mapping[str, Any]", part).items():
+            if name not in ("enum", "const", "default", "examples"):
+                _check_schema(value, f"{place}.{name}", depth - 1)
+    elif isinstance(part, (list, tuple)):
+        for value in cast("Sequence[Any]", part):
+            _check_schema(value, place, depth - 1)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -1,0 +1,1 @@
+"""What is peculiar to the Phi family: prompt forms and reasoning. Pure."""
