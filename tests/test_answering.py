@@ -103,9 +103,12 @@ def test_the_limit_ends_an_answer_and_says_so() -> None:
 
 @given(st.text("ab#", max_size=30), st.lists(st.text("ab#", min_size=1, max_size=4), min_size=1, max_size=3))
 def test_a_text_ends_before_its_first_stop_string_however_it_is_cut(text: str, stop: list[str]) -> None:
-    places = [place for place in (text.find(string) for string in stop) if place >= 0]
+    complete = [(text.find(string) + len(string), text.find(string)) for string in stop if string in text]
+    expected = text[: min(complete, default=(0, len(text)))[1]]
     reader = answered(list(text.encode()), stop=stop)
-    assert reader.text == text[: min(places, default=len(text))]
+    assert reader.text == expected
+    strings = StopStrings(stop)
+    assert strings.feed(text) + strings.end() == expected
     assert reader.reason == "stop"
 
 

@@ -160,7 +160,9 @@ def test_a_client_that_closes_ends_its_own_calls_and_nobody_elses(clerk: Clerk) 
 def test_clients_take_turns_so_that_a_busy_one_starves_nobody(clerk: Clerk) -> None:
     busy, modest, third = (ClerkDriver(clerk) for _ in range(3))
     calls = Calls()
-    for number in range(4):
+    calls.begin(busy, "busy 0")
+    assert until(lambda: clerk.served)
+    for number in range(1, 4):
         calls.begin(busy, f"busy {number}")
     calls.begin(modest, "modest 0")
     calls.begin(modest, "modest 1")
@@ -175,8 +177,10 @@ def test_clients_take_turns_so_that_a_busy_one_starves_nobody(clerk: Clerk) -> N
 def test_more_calls_than_may_wait_are_refused_at_once_and_can_be_tried_again(clerk: Clerk) -> None:
     driver = ClerkDriver(clerk, max_waiting=2)
     calls = Calls()
-    for prompt in ("served", "first", "second"):
-        calls.begin(driver, prompt)
+    calls.begin(driver, "served")
+    assert until(lambda: clerk.served)
+    calls.begin(driver, "first")
+    calls.begin(driver, "second")
     with pytest.raises(RateLimitError, match=r"2 calls wait for this model already.*max_waiting") as caught:
         list(driver.events(request("third")))
     assert caught.value.retryable

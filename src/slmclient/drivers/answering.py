@@ -72,10 +72,10 @@ class StopStrings:
         if not self._strings:
             return text
         text = self._held + text
-        places = [place for place in map(text.find, self._strings) if place >= 0]
-        if places:
+        found = [(place + len(string), place) for string in self._strings if (place := text.find(string)) >= 0]
+        if found:  # the one that is complete first, so that it does not matter how the text is cut
             self.found, self._held = True, ""
-            return text[: min(places)]
+            return text[: min(found)[1]]
         kept = max(map(_overlap, [text] * len(self._strings), self._strings))
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
