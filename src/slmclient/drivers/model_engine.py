@@ -81,11 +81,9 @@ class ModelDriver(EngineDriver):
 
     def shared_by(self) -> Hashable | None:
         """Return what two clients have in common that can share one loaded model: all that loading depends on."""
-        config = self.config
         path = Path(self.default_model or "").expanduser()
-        model = str(path.resolve()) if path.exists() else self.default_model
-        options = repr(sorted(config.options.items()))
-        return (type(self), self.name, model, options, config.cache_dir, config.offline)
+        place = str(path.resolve()) if path.exists() else (self.default_model, self.config.cache_dir)
+        return (type(self), self.name, place, repr(sorted(self.config.options.items())))
 
 
 class ModelEngine(Engine):
