@@ -53,6 +53,8 @@ PAIRS: list[tuple[str, int, Any]] = [
     ("tokenizer.ggml.add_bos_token", BOOL, False),
     ("tokenizer.ggml.tokens", ARRAY, (STRING, TOKENS)),
     ("tokenizer.ggml.token_type", ARRAY, (INT32, KINDS)),
+    ("tokenizer.ggml.scores", ARRAY, (FLOAT32, [0.5] * 9)),  # these two are passed over
+    ("tokenizer.ggml.merges", ARRAY, (STRING, ["h e", "l l", "é x"])),
     ("odd.nested", ARRAY, (ARRAY, [(UINT8, [1, 2]), (STRING, ["a"])])),
     ("general.file_type", UINT64, 3),
 ]
@@ -90,6 +92,40 @@ def test_a_header_is_read(file: Path, version: int) -> None:
     assert header.control_tokens == ("<unk>", "<s>", "<|user|>")
 
 
+PROMPTING: list[tuple[str, int, Any]] = [
+    ("tokenizer.chat_template", STRING, "{{ messages }}"),
+    ("tokenizer.ggml.bos_token_id", UINT32, 1),
+    ("tokenizer.ggml.eos_token_id", UINT32, 2),
+    ("tokenizer.ggml.eot_token_id", UINT32, 1),
+    ("tokenizer.ggml.unknown_token_id", UINT32, 0),
+    ("tokenizer.ggml.padding_token_id", UINT32, 99),  # there is no such token
+]
+
+
+def test_what_a_prompt_needs_is_read(file: Path) -> None:
+    header = read(file, gguf([*PAIRS, *PROMPTING]))
+    assert header.architecture == "llama"
+    assert header.template == "{{ messages }}"
+    assert header.special == {"bos_token": "<s>", "eos_token": "<|user|>", "unk_token": "<unk>"}
+    assert header.end_ids == {1, 2}
+    assert header.added_tokens == ("<tool>",)
+    assert {"<unk>": 0, "<s>": 1, "<|user|>": 2}.items() <= header.ids.items()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "adds"),
+    [
+        ([("tokenizer.ggml.model", STRING, "llama")], True),
+        ([("tokenizer.ggml.model", STRING, "gpt2")], False),
+        ([("tokenizer.ggml.model", STRING, "gpt2"), ("tokenizer.ggml.add_bos_token", BOOL, True)], True),
+        ([("tokenizer.ggml.model", STRING, "llama"), ("tokenizer.ggml.add_bos_token", BOOL, False)], False),
+        ([], False),
+    ],
+)
+def test_whether_texts_begin_with_a_token_is_read(file: Path, pairs: list[tuple[str, int, Any]], adds: bool) -> None:
+    assert read(file, gguf(pairs)).adds_bos is adds
+
+
 def test_the_order_of_the_keys_does_not_matter(file: Path) -> None:
     assert read(file, gguf(reversed(PAIRS))) == read(file, gguf(PAIRS))
 
@@ -117,12 +153,17 @@ def test_a_header_that_says_little_is_read(file: Path) -> None:
         ("tokenizer.ggml.token_type", UINT32, 3),
         ("tokenizer.ggml.token_type", STRING, "333"),
         ("tokenizer.ggml.token_type", ARRAY, (STRING, ["3"] * 3)),
+        ("tokenizer.chat_template", ARRAY, (STRING, ["a"])),
+        ("tokenizer.ggml.eos_token_id", INT32, -1),
+        ("tokenizer.ggml.eos_token_id", BOOL, True),
+        ("tokenizer.ggml.eos_token_id", STRING, "2"),
+        ("tokenizer.ggml.bos_token_id", UINT64, 2**63),
     ],
 )
 def test_a_value_of_another_type_than_it_should_be_is_refused_or_ignored(
     file: Path, pair: tuple[str, int, Any]
 ) -> None:
-    pairs = [pair if name == pair[0] else (name, kind, content) for name, kind, content in PAIRS]
+    pairs = [pair if name == pair[0] else (name, kind, content) for name, kind, content in [*PAIRS, *PROMPTING]]
     try:
         header = read(file, gguf(pairs))
     except ConfigurationError:
@@ -133,7 +174,12 @@ def test_a_value_of_another_type_than_it_should_be_is_refused_or_ignored(
 def assert_well_typed(header: GgufHeader) -> None:
     assert header.name is None or isinstance(header.name, str)
     assert header.context_length is None or (type(header.context_length) is int and header.context_length > 0)
-    assert all(isinstance(token, str) for token in header.control_tokens)
+    assert all(isinstance(token, str) for token in (*header.control_tokens, *header.added_tokens))
+    assert header.template is None or isinstance(header.template, str)
+    assert header.architecture is None or isinstance(header.architecture, str)
+    assert all(isinstance(text, str) for text in header.special.values())
+    assert all(type(id) is int and id >= 0 for id in header.end_ids)
+    assert isinstance(header.adds_bos, bool)
 
 
 # --- what is refused

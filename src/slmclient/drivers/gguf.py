@@ -5,6 +5,7 @@ Pure reading with bounds; the file is untrusted. Format: the GGUF page of ggml's
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ _SPECIAL = {
     "pad_token": "padding_token_id",
     "sep_token": "seperator_token_id",  # so spelled in the format
 }
+_UNREAD = ("tokenizer.ggml.merges", "tokenizer.ggml.scores")  # as long as the vocabulary, and of no use here
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")  # of a text, a turn, a message
 _MOST_KEYS = 10_000
 _MOST_ITEMS = 5_000_000
@@ -81,7 +83,13 @@ def _header(reader: _Reader) -> GgufHeader:
     keys = reader.scalar(10)
     if keys > _MOST_KEYS:
         raise ValueError("too many keys")
-    values = {reader.string(): reader.value(reader.scalar(4)) for _ in range(keys)}
+    values: dict[str, Any] = {}
+    for _ in range(keys):
+        key, kind = reader.string(), reader.scalar(4)
+        if key in _UNREAD:
+            reader.skip(kind)
+        else:
+            values[key] = reader.value(kind)
     return GgufHeader(
         name=_text(values.get("general.name")),
         context_length=_positive(values.get(f"{values.get('general.architecture')}.context_length")),
@@ -150,6 +158,22 @@ class _Reader:
         if length > _LONGEST_STRING:
             raise ValueError("string too long")
         return self._take(length).decode("utf-8", "replace")
+
+    def skip(self, kind: int) -> None:
+        """Pass over a value without making anything of it."""
+        if kind != _ARRAY:
+            self.value(kind)
+            return
+        item, count = self.scalar(4), self.scalar(10)
+        if count > _MOST_ITEMS or item not in (*_SCALARS, _STRING):
+            raise ValueError("array too long, or of an unknown type")
+        if item == _STRING:
+            for _ in range(count):
+                self._file.seek(self.scalar(10), os.SEEK_CUR)
+        else:
+            self._file.seek(count * struct.calcsize("<" + _SCALARS[item][1]), os.SEEK_CUR)
+        if self._file.tell() > self._size:
+            raise ValueError("cut off")
 
     def value(self, kind: int, depth: int = 2) -> Any:
         if kind == _STRING:

@@ -30,7 +30,7 @@ from slmclient.errors import ConfigurationError
 LONGEST_PROMPT = 16 * 1024 * 1024
 """Most characters that a template may write, or put together on the way."""
 
-MOST_STEPS = 1_000_000
+MOST_STEPS = 300_000
 """Most rounds of loops and calls of macros in one rendering."""
 
 _LONGEST_TEMPLATE = 1024 * 1024
