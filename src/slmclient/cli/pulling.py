@@ -1,0 +1,122 @@
+"""`slm pull`: a model fetched before it is needed, to where the engine that will run it looks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from slmclient import catalogue
+from slmclient.cli import installed, weights
+from slmclient.cli.progress import Display
+from slmclient.cli.terminal import say
+from slmclient.drivers import hub, registry
+from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.errors import ModelNotFoundError
+from slmclient.given import Given
+from slmclient.request import unknown_name
+from slmclient.settings import resolve, split
+
+
+def run(name: str | None, engine: str | None, quantization: str | None, source: Path | None, *, quiet: bool) -> None:
+    """Fetch a model, or the embedded one where none is named, and print where it is."""
+    if name is None or source is not None:
+        if name or engine or quantization:
+            what = "--from goes alone." if source else "Name the model: slm pull phi-4-mini --engine NAME."
+            raise typer.BadParameter(what, param_hint="NAME")
+        print(weights.pull(source, quiet=quiet))
+        return
+    provider, model = _provider_and_model(name, engine)
+    if provider is None and catalogue.offer(model, registry.LOCAL) is not None and quantization is None:
+        provider = registry.LOCAL
+    if provider is not None and weights.is_embedded(provider, model):
+        print(weights.obtain(weights.embedded_config(), quiet=quiet))
+    elif provider is not None and registry.driver_info(provider).hosted:
+        _refuse_quantization(quantization, provider)
+        print(_from_server(provider, model, quiet=quiet))
+    else:
+        _from_hub(provider, model, quantization, quiet=quiet)
+
+
+def _provider_and_model(name: str, engine: str | None) -> tuple[str | None, str]:
+    """Return who is to run a model: as --engine or the name's own prefix say; None where neither does."""
+    provider, model = split(name)
+    if provider is not None and model is None:
+        raise typer.BadParameter(f"{name!r} is a provider; write {name}:MODEL.", param_hint="NAME")
+    if engine is None:
+        return provider, model or name
+    chosen = registry.canonical(engine)
+    if chosen is None:
+        raise typer.BadParameter(unknown_name("engine", engine, registry.names()), param_hint="--engine")
+    if provider is not None and provider != chosen:
+        raise typer.BadParameter(f"{name!r} names {provider}, and --engine {chosen}.", param_hint="--engine")
+    return chosen, model or name
+
+
+def _refuse_quantization(quantization: str | None, provider: str) -> None:
+    if quantization is not None:
+        raise typer.BadParameter(f"{provider} has it in the model's name.", param_hint="--quantization")
+
+
+def _from_server(provider: str, model: str, *, quiet: bool) -> str:
+    """Have a provider's own server fetch a model, and return what it tells of it."""
+    driver = registry.new_driver(resolve(Given(provider=provider, model=model)).driver)
+    try:
+        with Display(f"{provider} fetches {model}.", quiet=quiet) as display:
+            said = driver.pull(model, lambda doing, done, total: display.update(done, total, doing))
+    finally:
+        driver.close()
+    _tell_how_to_run(provider, model, quiet=quiet)
+    return said
+
+
+def _from_hub(provider: str | None, model: str, quantization: str | None, *, quiet: bool) -> None:
+    """Find a model in the hub's cache, or fetch it there, and print its path."""
+    engines = {name: registry.driver_info(name) for name in ([provider] if provider else _candidates(model))}
+    first = next(iter(engines))
+    forms = tuple(dict.fromkeys(form for info in engines.values() for form in info.weights))
+    config = resolve(Given(provider=first, model=model)).driver
+    found = weights.from_hub(config, forms, quantization, quiet=quiet)
+    print(found.path)
+    engine = next((name for name, info in engines.items() if found.form in info.weights), first)
+    _tell_how_to_run(engine, _name_to_run(config, engines[engine], model, found), quiet=quiet)
+
+
+def _candidates(model: str) -> list[str]:
+    """Return the best installed engine for a model; for a repository that the catalogue does not know, all of them.
+
+    Raises:
+        ModelNotFoundError: None that is installed does; the message says which would, and how to install them.
+    """
+    engines = [name for name in registry.ENGINES if name in registry.ROWS]
+    known = catalogue.find(model)
+    if known is not None:
+        ids = {offer.provider: offer.id for offer in known.offers if offer.status != "retired"}
+        its_own = [name for name in engines if ids.get(name) == model]  # an engine's repository was named
+        engines = its_own or [name for name in engines if name in ids]
+    here = [name for name in engines if not installed.missing(registry.driver_info(name).extra)]
+    if here:
+        return here if known is None else here[:1]
+    if engines:
+        ways = "; ".join(f"{name}: {installed.command(registry.driver_info(name).extra or name)}" for name in engines)
+        raise ModelNotFoundError(
+            f"No engine that runs {model} is installed. Install one, then pull again: {ways}. To fetch the files all "
+            f"the same, name it: slm pull {model} --engine {engines[0]}."
+        )
+    elsewhere = catalogue.directions(model, registry.LOCAL)
+    raise ModelNotFoundError(f"No engine of this version has files of {model}. {elsewhere}".rstrip())
+
+
+def _name_to_run(config: DriverConfig, info: DriverInfo, model: str, found: hub.Located) -> str:
+    """Return what leads an engine to this very file: the name, or the path where the name means another variant."""
+    named = hub.locate(config, info.weights)  # it is here: nothing is fetched
+    return model if named.path == found.path else str(found.path)
+
+
+def _tell_how_to_run(provider: str, model: str, *, quiet: bool) -> None:
+    if quiet:
+        return
+    extra = registry.driver_info(provider).extra
+    if installed.missing(extra):
+        say(f"It needs its engine: {installed.command(extra or provider)}")
+    say(f'Ask it: SLM_PROVIDER={provider} SLM_MODEL={model} slm ask "…"', style="dim")
