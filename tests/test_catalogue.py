@@ -248,7 +248,7 @@ def test_a_provider_is_well_formed(one: Provider) -> None:
     assert (one.on is not None) == (one.status == "retired")
     assert one.replacement is None or provider(one.replacement) is not None
     assert {field for _, field, _, _ in Formatter().parse(one.reach or "") if field} <= {"name", "id"}
-    assert one.takes_names == (one.name != "llamacpp")
+    assert "<" not in (one.reach or ""), "to be copied as it is"
 
 
 def test_what_is_said_to_be_in_reach_is() -> None:
@@ -258,7 +258,7 @@ def test_what_is_said_to_be_in_reach_is() -> None:
             assert variable in VARIABLES, one.name
             assert variable != "SLM_PROVIDER" or value in registry.ROWS, one.name
     assert {each.name for each in providers() if each.reach is None} == {
-        *("github", "onnx", "transformers", "openvino", "mlx")
+        *("github", "transformers", "openvino", "mlx")
     }
 
 
@@ -450,16 +450,11 @@ def test_find_knows_every_spelling_in_any_case() -> None:
 
 
 def test_providers_of_puts_the_certain_ones_first() -> None:
-    assert providers_of("phi-4-mini") == ("azure", "ollama", "onnx", "transformers", "nvidia")
-    assert providers_of("phi-3.5-mini-instruct") == ("ollama", "onnx", "transformers", "mlx", "nvidia")
+    assert providers_of("phi-4-mini") == ("azure", "llamacpp", "ollama", "onnx", "transformers", "nvidia")
+    assert providers_of("phi-3.5-mini-instruct") == ("llamacpp", "ollama", "onnx", "transformers", "mlx", "nvidia")
     assert providers_of("phi-4-mini-flash-reasoning") == ("azure", "nvidia", "transformers")
     assert providers_of("smollm2-135m")[0] == "local"
     assert providers_of("gpt-9") == ()
-
-
-def test_providers_of_has_none_that_wants_a_file_instead_of_a_name() -> None:
-    """Errors turn it into PhiClient(provider, name), which has to work."""
-    assert not any("llamacpp" in providers_of(model.name) for model in models())
 
 
 # Where to go instead
@@ -529,9 +524,8 @@ def test_elsewhere_leads_nowhere_that_is_gone_or_out_of_reach() -> None:
 def test_directions_say_what_to_type() -> None:
     told = directions("phi-3.5-mini", "azure")
     for part in (
-        "llamacpp (SLM_PROVIDER=llamacpp SLM_MODEL=<path of a GGUF file, such as one of bartowski/Phi-3.5-mini-",
-        "`ollama pull phi3.5`",
-        "SLM_PROVIDER=openai SLM_BASE_URL=http://localhost:11434/v1 SLM_MODEL=phi3.5)",
+        "llamacpp (SLM_PROVIDER=llamacpp SLM_MODEL=phi-3.5-mini)",
+        "ollama (`slm pull ollama:phi-3.5-mini`, then SLM_PROVIDER=ollama SLM_MODEL=phi-3.5-mini)",
         "The nearest living model at azure is phi-4-mini.",
     ):
         assert part in told

@@ -667,7 +667,7 @@ def test_doctor_asks_no_vendor_anything() -> None:
 # --- the command as such
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "models", "pull", "doctor"])
+@pytest.mark.parametrize("command", ["ask", "chat", "models", "pull", "remove", "doctor"])
 def test_every_command_is_listed_and_has_its_help(command: str) -> None:
     assert re.search(rf"^  {command} +[A-Z].*\.$", slm("--help").stdout, re.MULTILINE)
     assert f"Usage: slm {command}" in slm(command, "-h").stdout

@@ -73,7 +73,7 @@ def test_it_lists_every_model_with_the_providers_in_reach() -> None:
         "active",
         "Phi-4-multimodal-instruct",
     ] in lines
-    assert not {"onnx", "transformers", "mlx"} & {line[4] for line in lines}
+    assert not {"transformers", "mlx"} & {line[4] for line in lines}
 
 
 def test_each_line_says_the_state_once() -> None:
@@ -141,15 +141,11 @@ def test_an_alias_means_its_provider() -> None:
     assert pairs("--provider", "nim")
 
 
-@pytest.mark.parametrize("name", ["onnx", "transformers", "mlx"])
+@pytest.mark.parametrize("name", ["transformers", "mlx"])
 def test_a_provider_without_a_driver_is_listed_when_asked_for(name: str) -> None:
     said = models("--provider", name)
     assert len(said.stdout.splitlines()) == len([1 for _, offer in offers() if offer.provider == name])
     assert said.stderr == f"This version has no driver for {name}.\n"
-
-
-def test_a_provider_that_is_reached_through_another_driver_is_not_called_absent() -> None:
-    assert models("--provider", "ollama").stderr == ""
 
 
 @pytest.mark.parametrize(

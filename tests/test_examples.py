@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from engine_models import EngineModels
 from llama_server import KEY, LlamaServers, RecordingProxy
+from ollama_server import OllamaServer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TOKYO = "The capital of Japan is Tokyo."
@@ -199,6 +201,40 @@ def test_an_openai_client_is_handed_in(llama_server: LlamaServers) -> None:
     assert done.stdout.endswith(" tokens)\n1 model; the SDK client is still open\n")
     assert [request.path for request in requests] == ["/v1/models", "/v1/chat/completions", "/v1/models"]
     assert {request.headers["x-team"] for request in requests} == {"examples"}
+
+
+def test_ollama_fetches_a_model_that_is_not_there_and_answers(llama_server: LlamaServers) -> None:
+    with OllamaServer(llama_server(), models=()) as server:
+        first, second = (run("with_ollama.py", "phi-3.5-mini", OLLAMA_HOST=server.url) for _ in range(2))
+    assert (first.stdout, second.stdout) == (f"{TOKYO}\n", f"{TOKYO}\n"), first.stderr + second.stderr
+    assert first.stderr.startswith("pulling manifest\npulling aa (1,000 bytes)\n")
+    assert second.stderr.startswith("(ollama, phi3.5, "), "it is there now"
+
+
+def test_ollama_that_does_not_run_says_how_to_start_it() -> None:
+    done = run("with_ollama.py", OLLAMA_HOST=":1")
+    assert done.returncode == 1
+    assert "APIConnectionError: ollama cannot be reached at 127.0.0.1:1" in done.stderr
+    assert "`ollama serve`" in done.stderr
+
+
+def test_the_onnx_loop_of_the_lessons_runs_again(engine_models: EngineModels) -> None:
+    done = run("phi3_onnx_loop.py", SLM_MODEL=str(engine_models("smollm2_onnx_int4")))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    for way in ("the likeliest words", "drawn from", "without repeating", "the best of four beams", "beams for every"):
+        assert any(re.match(rf"{way}.*: .*\w", line) for line in lines), way
+    assert "Tokyo" in lines[0]
+
+
+def test_the_lessons_phi35_notebook_runs_on_any_engine(engine_models: EngineModels) -> None:
+    onnx = str(engine_models("smollm2_onnx_int4"))
+    for variables in ({}, {"SLM_PROVIDER": "onnx", "SLM_MODEL": onnx}):
+        done = run("phi35_instruct.py", **variables)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+        assert f"({variables.get('SLM_PROVIDER', 'local')}, " in done.stderr
+        assert "the same seed, the same answer: yes" in done.stderr
 
 
 def test_errors_are_explained() -> None:

@@ -1,4 +1,4 @@
-"""Server-sent events: every stream gives the same frames however it is cut, and those that the standard says."""
+"""Server-sent events and lines: the same frames however a stream is cut, and those that the standard says."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from slmclient.drivers.wire import framing
-from slmclient.drivers.wire.framing import DONE, EventStream
+from slmclient.drivers.wire.framing import DONE, EventStream, LineStream
 from slmclient.errors import ResponseFormatError
 
 BOM = b"\xef\xbb\xbf"
@@ -199,3 +199,30 @@ def test_many_events_that_each_fit_are_not_refused(monkeypatch: pytest.MonkeyPat
     stream = EventStream()
     event = b"data: " + b"x" * 900 + b"\n\n"
     assert [stream.feed(event) for _ in range(5)] == [[b"x" * 900]] * 5
+
+
+# --- lines
+
+
+@given(st.lists(payloads, max_size=5), st.data())
+def test_lines_are_the_same_however_they_are_cut(values: list[Any], data: st.DataObject) -> None:
+    """JSON has no line break in it, so each line is one value; empty lines and a missing last break say nothing."""
+    ends = [data.draw(st.sampled_from(["\n", "\r\n", "\n\n", "\r\n\r\n", " \n"])) for _ in values]
+    written = "".join(json.dumps(value, ensure_ascii=False) + end for value, end in zip(values, ends, strict=True))
+    stream = (written.rstrip() if data.draw(st.booleans()) else written).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    pieces = [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    lines = LineStream()
+    found = [line for piece in pieces if piece for line in lines.feed(piece)]
+    assert not lines.ended
+    found += lines.feed(b"")
+    assert lines.ended
+    assert [json.loads(line) for line in found] == values
+
+
+def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "MAX_FRAME", 100)
+    lines = LineStream()
+    assert lines.feed(b"x" * 99 + b"\n" + b"y" * 100) == [b"x" * 99]
+    with pytest.raises(ResponseFormatError, match="100 bytes"):
+        lines.feed(b"y")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slmclient import Image, Message
 from slmclient.errors import BadRequestError
-from slmclient.media import MAX_IMAGE_BYTES, image_type
+from slmclient.media import MAX_IMAGE_BYTES, as_base64, image_type
 from slmclient.testing.hooks import RED
 from slmclient.testing.mode import MODES
 
@@ -44,6 +44,13 @@ def test_bytes_become_a_data_url_of_the_same_bytes(media_type: str, end: bytes) 
     image = Image(content)
     assert decoded(image) == (media_type, content)
     assert image.inline
+
+
+def test_a_picture_is_given_as_base64_however_its_url_has_it() -> None:
+    assert base64.b64decode(as_base64(Image(RED)) or "", validate=True) == RED
+    percent = "data:image/png," + "".join(f"%{byte:02x}" for byte in RED)
+    assert base64.b64decode(as_base64(Image(percent)) or "", validate=True) == RED
+    assert as_base64(Image("https://example.com/a.png")) is None
 
 
 @pytest.mark.parametrize("as_path", [str, Path])

@@ -15,7 +15,7 @@ from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
 from slmclient.errors import ConfigurationError, UnknownProviderError
 
-BUILT_IN = ("local", "openai", "github", "azure", "nvidia", "llamacpp")
+BUILT_IN = ("local", "openai", "github", "azure", "nvidia", "ollama", "llamacpp", "onnx")
 
 PLUGIN = """
 from slmclient.chat import Finish, Start, TextDelta
@@ -89,7 +89,7 @@ def test_a_row_loads_and_its_info_is_complete(name: str) -> None:
     assert info.hosted == bool(info.key_variables), "who asks for a key is on the network, and the other way round"
 
 
-@pytest.mark.parametrize("name", ["openai", "nvidia", "azure", "github", "llamacpp"])
+@pytest.mark.parametrize("name", ["openai", "nvidia", "azure", "github", "ollama", "llamacpp", "onnx"])
 def test_a_drivers_own_name_is_its_rows(name: str) -> None:
     assert registry.driver_class(name).info.name == name
 
@@ -120,7 +120,7 @@ def test_aliases_mean_a_provider() -> None:
 
 def test_canonical_knows_no_other_names() -> None:
     assert [registry.canonical(name) for name in BUILT_IN] == list(BUILT_IN)
-    for name in ("", "Azure", "azure ", "ollama", "phi-4-mini", "slmclient"):
+    for name in ("", "Azure", "azure ", "olama", "phi-4-mini", "slmclient"):
         assert registry.canonical(name) is None
 
 

@@ -32,24 +32,33 @@ from slmclient.hosts import is_loopback, matches
 from slmclient.settings import Settings, resolve
 from slmclient.testing import FaultServer
 from slmclient.testing.fault_server import whole
-from test_client import ANSWER, Face, both
+from test_client import ANSWER as CHAT_ANSWER
+from test_client import Face, both
 from test_settings import write_dotenv
 
 KEY = "key-0123456789"
 OTHER = "other-0123456789"
+ANSWER = {**CHAT_ANSWER, "message": {"role": "assistant", "content": "Hi."}, "done": True}  # and Ollama's wire
 VENDOR_URLS = {
     "openai": "https://api.openai.com/v1",
     "nvidia": "https://integrate.api.nvidia.com/v1",
     "azure": "https://resource.openai.azure.com/openai/v1",
     "github": "https://models.github.ai/inference",
+    "ollama": "https://ollama.com",
 }
 KEY_VARIABLES = {
     "openai": "OPENAI_API_KEY",
     "nvidia": "NVIDIA_API_KEY",
     "azure": "AZURE_OPENAI_API_KEY",
     "github": "GITHUB_TOKEN",
+    "ollama": "OLLAMA_API_KEY",
 }
-URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "nvidia": "NVIDIA_BASE_URL", "azure": "AZURE_OPENAI_ENDPOINT"}
+URL_VARIABLES = {
+    "openai": "OPENAI_BASE_URL",
+    "nvidia": "NVIDIA_BASE_URL",
+    "azure": "AZURE_OPENAI_ENDPOINT",
+    "ollama": "OLLAMA_HOST",
+}
 providers = pytest.mark.parametrize("provider", VENDOR_URLS)
 
 
@@ -202,7 +211,9 @@ def test_the_first_address_that_is_set_wins(monkeypatch: pytest.MonkeyPatch, pro
     variables = registry.driver_info(provider).url_variables
     for number in range(len(variables) - 1, -1, -1):
         monkeypatch.setenv(variables[number], f"https://host{number}.example/v1")
-        assert resolve(Given(provider=provider)).driver.base_url == f"https://host{number}.example/v1"
+        wanted = registry.driver_class(provider).address(f"https://host{number}.example/v1")
+        assert resolve(Given(provider=provider)).driver.base_url == wanted
+        assert f"host{number}.example" in wanted
 
 
 @both
@@ -584,9 +595,19 @@ def test_a_star_stands_for_whole_labels(above: list[str], label: str) -> None:
 # --- all of it at once, against the rules written a second time
 
 HOSTS = {
-    "vendor": {"openai": "api.openai.com", "nvidia": "integrate.api.nvidia.com", "azure": "r.openai.azure.com"},
+    "vendor": {
+        "openai": "api.openai.com",
+        "nvidia": "integrate.api.nvidia.com",
+        "azure": "r.openai.azure.com",
+        "ollama": "ollama.com",
+    },
     "other": dict.fromkeys(URL_VARIABLES, "gateway.example"),
-    "alike": {"openai": "evilapi.openai.com", "nvidia": "api.nvidia.com", "azure": "openai.azure.com"},
+    "alike": {
+        "openai": "evilapi.openai.com",
+        "nvidia": "api.nvidia.com",
+        "azure": "openai.azure.com",
+        "ollama": "evilollama.com",
+    },
     "loopback": dict.fromkeys(URL_VARIABLES, "127.0.0.1:8080"),
 }
 KEY_PLACES = ("keyword", "ours in the process", "ours in the file", "theirs in the process", "theirs in the file")

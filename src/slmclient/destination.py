@@ -8,6 +8,7 @@ or for the host that the vendor's own address variable names in the same process
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from slmclient.drivers.base import DriverInfo
@@ -19,8 +20,18 @@ from slmclient.given import Given
 from slmclient.hosts import is_loopback, matches
 
 
-def base_url(given: Given, info: DriverInfo, ours: Callable[[str], Found | None], environment: Environment) -> Found:
-    """Return the address: keyword, SLM_BASE_URL, the vendor's variables, the default."""
+def base_url(
+    given: Given,
+    info: DriverInfo,
+    address: Callable[[str], str],
+    ours: Callable[[str], Found | None],
+    environment: Environment,
+) -> Found:
+    """Return the address: keyword, SLM_BASE_URL, the vendor's variables, the default.
+
+    ``address`` makes a URL of what is written, where the vendor's variable may hold less than one. It is the URL that
+    every rule on keys looks at.
+    """
     if not info.hosted:
         if given.base_url:
             raise ConfigurationError(
@@ -36,6 +47,7 @@ def base_url(given: Given, info: DriverInfo, ours: Callable[[str], Found | None]
         or Found(info.default_base_url, DEFAULT)
     )
     if found.value is not None:
+        found = replace(found, value=address(str(found.value)))
         _check_url(found)
     return found
 

@@ -71,7 +71,8 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
     # A driver over HTTP has its own default, which may depend on the address; an engine's is a matter of its row.
     model = model or ours("SLM_MODEL") or Found(None if info.hosted else info.default_model, DEFAULT)
     _check_local_serves(given, provider, model)
-    base_url = destination.base_url(given, info, ours, environment)
+    address = registry.driver_class(provider.value).address
+    base_url = destination.base_url(given, info, address, ours, environment)
     _check_owner(provider.value, info, base_url)
     key, hint = destination.api_key(given, provider, info, base_url, ours, environment)
     verify = destination.verify(given, environment)

@@ -87,16 +87,11 @@ class Provider:
     """The provider to use instead."""
     reach: str | None
     """How a user of this version gets to a model there; None where this version has no way. ``{name}`` stands for the
-    model's portable name and ``{id}`` for its id there. What is in angle brackets the user has to fill in."""
+    model's portable name and ``{id}`` for its id there."""
     source: str
     """Where these facts are from, and of which date."""
     hosts: tuple[str, ...] = ()
     """Where a retired service was: nothing is there any more, by whichever driver it is asked."""
-
-    @property
-    def takes_names(self) -> bool:
-        """Whether the name of a model is enough there: not where the user first has to get a file."""
-        return self.reach is None or "<" not in self.reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +191,10 @@ def legacy_id(name: str) -> str:
 def providers_of(name: str) -> tuple[str, ...]:
     """Return the providers that a model can be asked of by its name, and that have not retired it.
 
-    Those known to have it come first, then the doubtful ones. Where it first takes a file (`Provider.takes_names`),
-    `elsewhere` has more.
+    Those known to have it come first, then the doubtful ones.
     """
     model = find(name)
-    files = {each.name for each in providers() if not each.takes_names}
-    left = [each for each in model.offers if each.status != "retired" and each.provider not in files] if model else []
+    left = [each for each in model.offers if each.status != "retired"] if model else []
     return tuple(each.provider for each in sorted(left, key=lambda each: each.status != "active"))
 
 

@@ -24,6 +24,8 @@ from slmclient.drivers.steps import (
     DRAIN,
     READ,
     Awaiting,
+    Decoder,
+    Frames,
     HttpRequest,
     HttpResponse,
     Listing,
@@ -40,6 +42,7 @@ from slmclient.errors import (
     APIConnectionError,
     APITimeoutError,
     ConfigurationError,
+    ContextTruncatedError,
     ModelNotFoundError,
     ResponseFormatError,
     SLMError,
@@ -65,6 +68,8 @@ class HttpDriver(Driver):
     """The driver's own options and their types."""
     lists_models: ClassVar[bool] = True
     """Whether its servers have a list of the models that they serve."""
+    stream_type: ClassVar[str] = "text/event-stream"
+    """The media type of its streams."""
     base_url: str
     """What paths are appended to; without a query."""
 
@@ -103,11 +108,19 @@ class HttpDriver(Driver):
         """Return the HTTP request of a chat call."""
         headers = {
             "Content-Type": "application/json",
-            "Accept": "text/event-stream" if request.stream else "application/json",
+            "Accept": self.stream_type if request.stream else "application/json",
             **dict(self.speech.headers),
         }
         content = chat_completions.encoded(request, model, self.speech)
         return HttpRequest("POST", self.url(self.speech.path), headers, content, request.timeout)
+
+    def decoder(self, request: ChatRequest, asked: HttpRequest, model: str | None, response: HttpResponse) -> Decoder:
+        """Return what turns the answer to a chat call into events."""
+        return chat_completions.ChatDecoder(self.name, model, faults.request_id(response.headers))
+
+    def frames(self) -> Frames:
+        """Return what splits a stream into frames."""
+        return EventStream()
 
     def model_id(self, name: str) -> str:
         """Return the provider's id for a model name; by default the name as it is."""
@@ -154,8 +167,8 @@ class HttpDriver(Driver):
         response = yield from self.awaited(request, asked, cast(HttpResponse, (yield asked)))
         if response.status != 200:
             raise self.fault(response, model, (yield from read_body()))
-        decoder = chat_completions.ChatDecoder(self.name, model, faults.request_id(response.headers))
-        if "text/event-stream" in response.headers.get("content-type", ""):
+        decoder = self.decoder(request, asked, model, response)
+        if self.stream_type in response.headers.get("content-type", ""):
             yield from self._streamed(request, response, model, decoder)
             return
         payload = _parsed_object((yield from read_body()), self.name)
@@ -168,9 +181,9 @@ class HttpDriver(Driver):
         request: ChatRequest,
         response: HttpResponse,
         model: str | None,
-        decoder: chat_completions.ChatDecoder,
+        decoder: Decoder,
     ) -> Steps:
-        stream = EventStream()
+        stream = self.frames()
         answered = done = False
         try:
             while not (done or stream.ended):
@@ -189,14 +202,14 @@ class HttpDriver(Driver):
                     yield DRAIN
         except SLMError as error:
             late = isinstance(error, APITimeoutError) and request.remaining() <= 0
-            if answered and not late:
+            if answered and not late and not isinstance(error, ContextTruncatedError):  # that one broke nothing off
                 raise _interrupted(error, self.name, model) from None
             raise
 
     def _decoded(
-        self, frames: list[bytes], response: HttpResponse, model: str | None, decoder: chat_completions.ChatDecoder
+        self, frames: list[bytes], response: HttpResponse, model: str | None, decoder: Decoder
     ) -> tuple[list[Event], bool, SLMError | None]:
-        """Return the frames' events, whether [DONE] was among them, and the error that came after those events."""
+        """Return the frames' events, whether the end was among them, and the error that came after those events."""
         events: list[Event] = []
         for frame in frames:
             if frame == DONE:
@@ -208,7 +221,7 @@ class HttpDriver(Driver):
                 events += decoder.chunk(parsed)
             except SLMError as error:
                 return events, False, error
-        return events, False, None
+        return events, decoder.complete, None
 
     def served_model(self, request: ChatRequest) -> Generator[Any, Any, str]:
         """Yield the commands that ask the server which model it serves; return the first one's id."""
@@ -294,7 +307,7 @@ class HttpDriver(Driver):
         """Return how requests reach the server."""
         from slmclient.drivers.transport import Route
 
-        return Route(self.config, self.speech.key_headers)
+        return Route(self.config, self.speech.key_headers, "" if self.at_vendor else self.info.start)
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from pydantic_core import from_json
 
@@ -43,6 +43,44 @@ class Probe:
     """The ids that it lists; being listed is not being granted."""
     ready: bool | None = None
     """Whether it says that it is ready; None where it has no way to say so."""
+    about: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What it says of a model, by its id, in a few words; where it says anything."""
+
+
+class Frames(Protocol):
+    """Splits a stream's bytes into frames; `slmclient.drivers.wire.framing` has them."""
+
+    ended: bool
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the frames that this piece completes; b"" marks the end."""
+        ...
+
+
+class Decoder(Protocol):
+    """Turns an answer's parsed frames into events: what each wire has one of."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether a finish reason has come."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more will come."""
+        ...
+
+    def chunk(self, frame: Mapping[str, Any]) -> list[Event]:
+        """Return the events of one frame of a stream."""
+        ...
+
+    def whole(self, payload: Mapping[str, Any]) -> list[Event]:
+        """Return the events of a whole answer, the end included."""
+        ...
+
+    def end(self) -> list[Event]:
+        """Return the events that the end of a stream brings."""
+        ...
 
 
 class Read:

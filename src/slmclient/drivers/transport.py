@@ -50,9 +50,9 @@ _L = TypeVar("_L", bound="Line")
 class Route:
     """Where requests go, through what, and with which key."""
 
-    def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...]) -> None:
-        self._config = config
-        self._key_headers = key_headers
+    def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...], start: str = "") -> None:
+        self._config, self._key_headers = config, key_headers
+        self._start = start  # how the server is started, for the error where it is not there
         self._tls: dict[str, ssl.SSLContext] = {}  # by scheme
         self._lock = threading.Lock()
 
@@ -172,12 +172,9 @@ class Route:
             return ResponseFormatError(f"{provider} sent a broken body ({host}).", provider=provider)
         if begun:
             return APIConnectionError(f"The connection of {provider} to {host} broke: {reason}.", provider=provider)
-        hint = (
-            " Is the server running?"
-            if is_loopback(urlsplit(line.url).hostname or "")
-            else " Check the network and base_url."
-        )
-        return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}.{hint}", provider=provider)
+        near = is_loopback(urlsplit(line.url).hostname or "")
+        hint = self._start or ("Is the server running?" if near else "Check the network and base_url.")
+        return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}. {hint}", provider=provider)
 
     def _reason(self, error: Exception) -> str:
         """Return what the HTTP library said, without keys and without what a server sent: it may be an echo."""

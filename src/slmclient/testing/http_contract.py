@@ -11,7 +11,7 @@ import pytest
 
 from slmclient import errors
 from slmclient.chat import Finish, TextDelta
-from slmclient.testing.fault_server import Cut, FaultServer, Seen, Silence, Stale, Step, head, whole
+from slmclient.testing.fault_server import Cut, FaultServer, Seen, Silence, Stale, Step, whole
 from slmclient.testing.http_hooks import Heard, HttpHooks, new_key, shown
 from slmclient.testing.mode import AsyncMode, Mode
 
@@ -61,8 +61,8 @@ class HttpDriverContract(HttpHooks):
     def test_an_error_before_any_text_is_itself(self, mode: Mode, first: bool) -> None:
         """An error frame before any text is the error it tells of."""
         steps: list[Step] = [self.chunk("")] if first else []
-        error = self.after(mode, head(), *steps, self.error_chunk(429, "slow down")).failure()
-        assert isinstance(error, errors.RateLimitError)
+        error = self.after(mode, self.head(), *steps, self.error_chunk(429, "slow down")).failure()
+        assert isinstance(error, self.frame_429)
         assert error.retryable
         assert "slow down" in str(error)
 
@@ -83,7 +83,7 @@ class HttpDriverContract(HttpHooks):
             finally:
                 await mode.close(driver)
 
-        with FaultServer(head(), self.chunk("Half an "), self.chunk("answer"), *faults[fault]) as server:
+        with FaultServer(self.head(), self.chunk("Half an "), self.chunk("answer"), *faults[fault]) as server:
             text, error = mode.run(scenario, self.patience)
         assert isinstance(error, errors.StreamInterruptedError), f"it became {error!r}"
         assert not error.retryable
@@ -97,8 +97,8 @@ class HttpDriverContract(HttpHooks):
         part = whole(200, self.whole_answer("Hello"))[:-20]
         places: dict[str, list[Step]] = {
             "at_once": [Cut()],
-            "after_the_head": [head(), Silence(0.05), Cut()],
-            "after_the_role": [head(), self.chunk("")],
+            "after_the_head": [self.head(), Silence(0.05), Cut()],
+            "after_the_role": [self.head(), self.chunk("")],
             "in_the_body": [part],
         }
         error = self.after(mode, *places[place], stream=place != "in_the_body").failure()
@@ -115,7 +115,7 @@ class HttpDriverContract(HttpHooks):
 
     def test_the_end_mark_may_be_missing(self, mode: Mode) -> None:
         """A stream that ends after its finish reason is complete, with or without its end mark."""
-        outcome = self.after(mode, head(), self.chunk("Hello"), self.last_chunk())
+        outcome = self.after(mode, self.head(), self.chunk("Hello"), self.last_chunk())
         assert outcome.error is None
         assert outcome.reply is not None
         assert (outcome.reply.text, outcome.reply.finish_reason) == ("Hello", "stop")
@@ -131,7 +131,7 @@ class HttpDriverContract(HttpHooks):
 
     def test_a_broken_first_frame_is_a_format_error(self, mode: Mode) -> None:
         """A frame that cannot be parsed, before any text, is a ResponseFormatError."""
-        error = self.after(mode, head(), self.broken_chunk(), self.done()).failure()
+        error = self.after(mode, self.head(), self.broken_chunk(), self.done()).failure()
         assert isinstance(error, errors.ResponseFormatError)
 
     def test_a_plain_body_answers_a_streamed_call(self, mode: Mode) -> None:
@@ -144,14 +144,14 @@ class HttpDriverContract(HttpHooks):
     @pytest.mark.parametrize("place", ["before_the_head", "before_text"])
     def test_a_silent_server_is_a_timeout(self, mode: Mode, place: str) -> None:
         """Silence for longer than ``timeout`` is an APITimeoutError, in time."""
-        steps: list[Step] = [] if place == "before_the_head" else [head(), self.chunk("")]
+        steps: list[Step] = [] if place == "before_the_head" else [self.head(), self.chunk("")]
         outcome = self.after(mode, *steps, Silence(), timeout=0.3)
         assert isinstance(outcome.failure(), errors.APITimeoutError)
         assert 0.2 < outcome.seconds < 0.3 + self.soon
 
     def test_silence_after_text_interrupts_the_stream(self, mode: Mode) -> None:
         """Silence for longer than ``timeout``, once text has come, is a StreamInterruptedError, in time."""
-        outcome = self.after(mode, head(), self.chunk("Half"), Silence(), timeout=0.3)
+        outcome = self.after(mode, self.head(), self.chunk("Half"), Silence(), timeout=0.3)
         assert isinstance(outcome.failure(), errors.StreamInterruptedError)
         assert outcome.text == "Half"
         assert outcome.seconds < 0.3 + self.soon
@@ -159,15 +159,15 @@ class HttpDriverContract(HttpHooks):
     @pytest.mark.parametrize("place", ["before_the_head", "after_text"])
     def test_a_deadline_ends_silence(self, mode: Mode, place: str) -> None:
         """The deadline ends a call to a silent server, however long its ``timeout``, with an APITimeoutError."""
-        steps: list[Step] = [] if place == "before_the_head" else [Silence(0.55), head(), self.chunk("Half")]
+        steps: list[Step] = [] if place == "before_the_head" else [Silence(0.55), self.head(), self.chunk("Half")]
         outcome = self.after(mode, *steps, Silence(), deadline=0.8)
         assert isinstance(outcome.failure(), errors.APITimeoutError)
         assert outcome.seconds < 1.2, "the deadline was missed"
 
     def test_a_trickle_ends_at_the_deadline(self, mode: Mode) -> None:
         """A server that always sends a little, so that no silence is too long, does not outlive the deadline."""
-        drop: list[Step] = [b": still here\n\n", Silence(0.05)]
-        outcome = self.after(mode, head(), *drop * 200, deadline=0.6)
+        drop: list[Step] = [self.sign_of_life(), Silence(0.05)]
+        outcome = self.after(mode, self.head(), *drop * 200, deadline=0.6)
         assert isinstance(outcome.failure(), errors.APITimeoutError)
         assert outcome.seconds < 0.6 + self.soon
 
@@ -203,13 +203,13 @@ class HttpDriverContract(HttpHooks):
             assert await mode.until(server.gone.is_set, 1.0), "the server still has the connection"
             await mode.close(driver)
 
-        with FaultServer(head(), self.chunk("Hello"), Silence()) as server:
+        with FaultServer(self.head(), self.chunk("Hello"), Silence()) as server:
             mode.run(scenario, self.patience)
 
     @pytest.mark.parametrize("sent", [0, 1, 2], ids=["before_the_head", "after_the_head", "after_text"])
     def test_cancelling_wakes_up(self, mode: Mode, sent: int) -> None:
         """`Cancellation.cancel` ends a call that waits for a silent server, and hangs up, within a second."""
-        steps = [head(), self.chunk("Hi")][:sent]
+        steps = [self.head(), self.chunk("Hi")][:sent]
 
         async def scenario() -> None:
             driver = self.make_driver_at(server.url, None)
@@ -253,7 +253,7 @@ class HttpDriverContract(HttpHooks):
             assert await mode.until(server.gone.is_set, 1.0), "the server still has the connection"
             await mode.close(driver)
 
-        with FaultServer(head(), self.chunk("Hello"), Silence()) as server:
+        with FaultServer(self.head(), self.chunk("Hello"), Silence()) as server:
             mode.run(scenario, self.patience)
 
     # --- keys
@@ -284,7 +284,7 @@ class HttpDriverContract(HttpHooks):
                 return whole(401, {"error": {"message": said, "details": [{"said": said}]}})
             if place in ("text", "html"):
                 return whole(401, said if place == "text" else f"<html>{said}</html>", f"text/{place}")
-            return head() + self.chunk("Hi" if place == "late_frame" else "") + self.error_chunk(401, said)
+            return self.head() + self.chunk("Hi" if place == "late_frame" else "") + self.error_chunk(401, said)
 
         with FaultServer(echoed) as server, Heard() as heard:
             error = self.outcome(mode, server, key).failure()

@@ -16,10 +16,10 @@ import pytest
 
 from slmclient.chat import Event, TextDelta
 from slmclient.drivers.base import Driver
-from slmclient.errors import SLMError
+from slmclient.errors import RateLimitError, SLMError
 from slmclient.reply import Reply, ReplyBuilder
 from slmclient.testing.contract import DriverContract
-from slmclient.testing.fault_server import FaultServer, Step
+from slmclient.testing.fault_server import FaultServer, Step, head
 from slmclient.testing.mode import Mode
 
 
@@ -52,9 +52,18 @@ class HttpHooks(DriverContract):
     key_headers: ClassVar[frozenset[str]] = frozenset({"authorization"})
     """The headers that carry the key, in lower case."""
 
+    stream_type: ClassVar[str] = "text/event-stream"
+    """The media type of a stream."""
+    frame_429: ClassVar[type[SLMError]] = RateLimitError
+    """What ``error_chunk(429, …)`` is: a frame that says no status is only some failure that may pass."""
+
     def make_driver_at(self, base_url: str, api_key: str | None) -> Driver:
         """Return a new driver that talks to ``base_url`` (scheme, host and port) and names a model."""
         pytest.fail(f"{type(self).__name__} has no make_driver_at()")
+
+    def head(self) -> bytes:
+        """Return the head of a stream."""
+        return head(content_type=self.stream_type)
 
     def chunk(self, text: str) -> bytes:
         """Return a piece of a streamed answer; without text the kind that only says who speaks."""
@@ -71,6 +80,10 @@ class HttpHooks(DriverContract):
     def error_chunk(self, status: int, message: str) -> bytes:
         """Return an error inside a stream."""
         return f"data: {json.dumps({'error': {'code': status, 'message': message}})}\n\n".encode()
+
+    def sign_of_life(self) -> bytes:
+        """Return what a server may send to say that it is still there, and means nothing."""
+        return b": still here\n\n"
 
     def broken_chunk(self) -> bytes:
         """Return a piece that cannot be parsed."""

@@ -104,6 +104,11 @@ class ChatDecoder:
         """Whether a finish reason has come."""
         return self._finished
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more will come: never sure, usage may follow the finish reason."""
+        return False
+
     def chunk(self, frame: Mapping[str, Any]) -> list[Event]:
         """Return the events of one stream chunk.
 

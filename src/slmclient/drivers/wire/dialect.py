@@ -16,7 +16,7 @@ class FaultPattern:
     error: str
     """Name of the class in `slmclient.errors`."""
     hint: str = ""
-    """What to do next."""
+    """What to do next. ``{model}`` and ``{provider}`` stand for what was asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,7 +274,8 @@ def _sentence(
         said = said[:_LONGEST_MESSAGE] + "…"
     sentence = f"{who} answered {what}{code}{f': {said}' if said else ''}"
     keyless = kind is errors.AuthenticationError and origin.key_hint.startswith(NO_KEY)
-    hints = ["" if keyless or retirement else pattern.hint if pattern else _HINTS.get(kind, "")]
+    hint = _filled(pattern.hint, origin) if pattern else _HINTS.get(kind, "")
+    hints = ["" if keyless or retirement else hint]
     if 300 <= status < 400:
         hints.append("Redirects are not followed: set base_url to where the service really is.")
     if kind is errors.AuthenticationError and origin.key_hint:
@@ -287,6 +288,10 @@ def _sentence(
         hints.append(directions or (PROVIDER_RETIRED if kind is errors.ProviderRetiredError else ""))
     hints.append(origin.advice)
     return " ".join([sentence if sentence.endswith((".", "!", "?", "…")) else sentence + ".", *filter(None, hints)])
+
+
+def _filled(hint: str, origin: Origin) -> str:
+    return hint.replace("{provider}", origin.provider).replace("{model}", origin.model or "MODEL")
 
 
 def redacted(value: Any, patterns: tuple[str, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Server-sent events: from bytes, cut anywhere, to the data of each event. Pure."""
+"""From bytes, cut anywhere, to frames: the data of server-sent events, or the lines of NDJSON. Pure."""
 
 from __future__ import annotations
 
@@ -76,3 +76,30 @@ class EventStream:
                 self._size += len(line)
             # every other field (event, id, retry) and every comment says nothing to a chat client
         return frames
+
+
+class LineStream:
+    """Splits a byte stream into the JSON texts of its lines (NDJSON); lines without any are left out."""
+
+    __slots__ = ("_buffer", "ended")
+
+    def __init__(self) -> None:
+        self._buffer: bytes = b""
+        self.ended = False
+        """Whether the end of the stream was fed."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the lines that this piece completes; b"" marks the end and flushes what is left.
+
+        Raises:
+            ResponseFormatError: A line grows beyond `MAX_FRAME`.
+        """
+        lines = (self._buffer + chunk).split(b"\n")
+        self._buffer = lines.pop()
+        if not chunk:
+            self.ended = True
+            lines.append(self._buffer)
+            self._buffer = b""
+        if len(self._buffer) > MAX_FRAME:
+            raise ResponseFormatError(f"The server sent a line of over {MAX_FRAME:,} bytes.")
+        return [text for line in lines if (text := line.strip())]
