@@ -257,9 +257,7 @@ def test_what_is_said_to_be_in_reach_is() -> None:
         for variable, value in re.findall(r"\b([A-Z_]{4,})=(\S*)", one.reach or ""):
             assert variable in VARIABLES, one.name
             assert variable != "SLM_PROVIDER" or value in registry.ROWS, one.name
-    assert {each.name for each in providers() if each.reach is None} == {
-        *("github", "transformers", "openvino", "mlx")
-    }
+    assert {each.name for each in providers() if each.reach is None} == {"github"}
 
 
 # What is retired, and where
@@ -503,11 +501,12 @@ def where(name: str, left: str) -> list[str]:
 
 
 def test_elsewhere_starts_on_the_own_machine_and_ends_with_the_doubtful() -> None:
-    assert where("phi-4-mini", "github") == ["llamacpp", "ollama", "azure", "nvidia"]
-    assert where("phi-4-mini", "azure") == ["llamacpp", "ollama", "nvidia"]
-    assert where("Phi-3.5-mini-instruct", "azure") == ["llamacpp", "ollama", "nvidia"]
-    assert where("smollm2-135m", "azure") == ["local", "llamacpp", "ollama"]
-    assert where("phi-4-reasoning-vision", "azure") == []
+    own = ["llamacpp", "ollama", "onnx", "transformers"]
+    assert where("phi-4-mini", "github") == [*own, "azure", "nvidia"]
+    assert where("phi-4-mini", "azure") == [*own, "nvidia"]
+    assert where("Phi-3.5-mini-instruct", "azure") == [*own, "mlx", "nvidia"]
+    assert where("smollm2-135m", "azure") == ["local", "llamacpp", "ollama", "transformers"]
+    assert where("phi-4-reasoning-vision", "azure") == ["transformers"]
     assert where("gpt-9", "azure") == []
 
 
@@ -549,7 +548,7 @@ def test_directions_end_with_the_nearest_model_that_lives(name: str, left: str, 
 
 def test_doubtful_directions_are_given_as_such() -> None:
     assert directions("phi-3-small-8k", "azure").startswith(
-        "phi-3-small-8k may still be had: nvidia (SLM_PROVIDER=nvidia "
+        "phi-3-small-8k may still be had: transformers (SLM_PROVIDER=transformers "
     )
 
 
@@ -563,7 +562,6 @@ def test_directions_are_short_and_end_like_a_sentence() -> None:
             assert told == "" or told.endswith(".")
             assert told or not elsewhere(model.name, left), "there is something to say"
     assert directions("gpt-9", "azure") == directions("", "azure") == ""
-    assert directions("phi-4-reasoning-vision", "azure") == ""  # nowhere else
 
 
 @pytest.fixture

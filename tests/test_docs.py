@@ -17,6 +17,7 @@ import pytest
 
 from slmclient import catalogue, errors, settings
 from slmclient.drivers import registry
+from slmclient.drivers.engine import EngineDriver
 from slmclient.drivers.http import HttpDriver
 
 ROOT = Path(__file__).parents[1]
@@ -121,6 +122,21 @@ def test_the_page_of_a_provider_names_its_options_and_variables(provider: str) -
         assert f"`{name}`" in text, f"{provider}'s page does not name {name}"
     rows = re.findall(r"^\| `(\w+)` \|", text.partition("\n## Options\n")[2].partition("\n## ")[0], re.MULTILINE)
     assert sorted(rows) == sorted(driver.options), "its section on options has a row for each"
+
+
+ENGINES = [name for name in registry.ENGINES if name in registry.ROWS]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_has_a_page_with_its_options_and_what_was_checked(engine: str) -> None:
+    info, driver = registry.driver_info(engine), registry.driver_class(engine)
+    assert info.docs == f"engines/{engine}.md"
+    assert issubclass(driver, EngineDriver)
+    text = text_of(f"docs/{info.docs}")
+    assert f"slmclient[{engine}]" in text or f".[{engine}" in text, "how it is installed"
+    assert "\n## What was checked against what\n" in text
+    rows = re.findall(r"^\| `(\w+)` \|", text.partition("\n## Options\n")[2].partition("\n## ")[0], re.MULTILINE)
+    assert sorted(rows) == sorted({*driver.common_options, *driver.options}), "each option has a row"
 
 
 def test_moving_house_has_a_row_for_every_old_variable() -> None:

@@ -15,7 +15,10 @@ from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
 from slmclient.errors import ConfigurationError, UnknownProviderError
 
-BUILT_IN = ("local", "openai", "github", "azure", "nvidia", "ollama", "llamacpp", "onnx")
+BUILT_IN = (
+    *("local", "openai", "github", "azure", "nvidia", "ollama"),
+    *("llamacpp", "onnx", "openvino", "transformers", "mlx"),
+)
 
 PLUGIN = """
 from slmclient.chat import Finish, Start, TextDelta
@@ -162,7 +165,7 @@ def test_a_built_in_name_is_never_shadowed(plugins: Plugins) -> None:
 
 
 def url_for(name: str) -> str | None:
-    return None if name in ("local", "llamacpp") else "http://localhost:1/v1"
+    return "http://localhost:1/v1" if registry.driver_info(registry.canonical(name) or name).hosted else None
 
 
 WATCH = """

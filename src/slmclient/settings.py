@@ -145,11 +145,6 @@ def _no_provider(name: str) -> str:
         who = tuple(provider for provider in who if provider in registry.ROWS)
         hint = f" Or name a provider that serves it: {', '.join(who)}." if who else ""
         return f"{name!r} is a model, not a provider: write PhiClient(model={name!r}).{hint}"
-    there = catalogue.provider(name.partition(":")[0])
-    if there is not None:
-        way = (there.reach or "").format(name="<model>", id=name.partition(":")[2] or "<model>")
-        hint = f" Today's way to it: {way}." if way else ""
-        return f"{there.title} ({there.name}) has no driver in this version.{hint}"
     return f"{unknown_name('provider', name, registry.names())} A model's name goes into model=."
 
 

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from slmclient.chat import ChatRequest
 from slmclient.cli import installed, moving, probing
 from slmclient.cli.weights import is_embedded
-from slmclient.drivers import fetch, gguf, registry
-from slmclient.drivers.base import DriverInfo
+from slmclient.drivers import fetch, gguf, hub, registry
+from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.secret import Secret
 from slmclient.environment import DEFAULT, DOTENV, KEYWORD, Environment, Found
@@ -218,17 +218,25 @@ def _problems(report: Report, settings: Settings) -> Iterator[str]:
 def _model_problems(report: Report, settings: Settings) -> Iterator[str]:
     config = settings.driver
     if config.model is None:
-        yield f"{config.provider} needs a model: a file's path in --model or SLM_MODEL."
+        yield f"{config.provider} needs a model: a path, or a name such as phi-4-mini, in --model or SLM_MODEL."
     elif is_embedded(config.provider, config.model):
         here = report.local_model is not None and report.local_model.path is not None
         if config.offline and not here:
             title, by_hand = fetch.SMOLLM2.title, fetch.SMOLLM2.by_hand
             yield f"{title} is not on this machine, and SLM_OFFLINE forbids fetching it. {by_hand}"
-    elif registry.driver_class(config.provider) is registry.driver_class(registry.LOCAL):
+    else:
         try:
-            gguf.read_header(Path(config.model).expanduser())
+            path = _engines_model(config)
+            if path is not None and path.is_file():
+                gguf.read_header(path)
         except SLMError as error:
             yield str(error)
+
+
+def _engines_model(config: DriverConfig) -> Path | None:
+    """Return where an engine's model is; None if it would be fetched, or the engine has ways of its own."""
+    forms = registry.driver_info(config.provider).weights
+    return hub.here(config, forms, config.options.get("quantization")) if forms else None
 
 
 def _later(report: Report, settings: Settings) -> Iterator[str]:
@@ -240,6 +248,11 @@ def _later(report: Report, settings: Settings) -> Iterator[str]:
     local = report.local_model
     if is_embedded(config.provider, config.model) and local and not (local.path or config.offline):
         yield f"The first question fetches the local model ({local.megabytes} MB); so does `slm pull`."
+    elif info.weights and config.model is not None and not is_embedded(config.provider, config.model):
+        with suppress(SLMError):  # that is a problem, and told as such
+            if _engines_model(config) is None:
+                pull = f"slm pull {config.model} --engine {config.provider}"
+                yield f"{config.model} is not on this machine: the first question fetches it, and so does `{pull}`."
 
 
 def _unknown_variables(environment: Environment) -> Iterator[str]:

@@ -38,20 +38,17 @@ class Filter:
 def run(name: str | None, wanted: Filter, *, as_json: bool) -> None:
     """Print all models, or one of them, as far as the filter lets them through."""
     wanted = _checked(wanted)
-    here = registry.names()
     if name is None:
-        rows = _rows(wanted, here)
+        rows = _rows(wanted)
         print(_json([_data(*row) for row in rows])) if as_json else _table(rows)
         found = bool(rows)
     else:
         model = _model(name)
         offers = _offers(model, wanted)
-        print(_json(_data(model, offers))) if as_json else _one(model, offers, here)
+        print(_json(_data(model, offers))) if as_json else _one(model, offers)
         found = bool(offers)
     if not found:
         say(f"Nothing in the catalogue fits {f'{name} {wanted}' if name else wanted}.")
-    elif wanted.provider and not _reachable(wanted.provider, here):
-        say(f"This version has no driver for {wanted.provider}.", style="dim")
 
 
 def _checked(wanted: Filter) -> Filter:
@@ -81,11 +78,11 @@ def _model(name: str) -> Model:
     return model
 
 
-def _rows(wanted: Filter, here: tuple[str, ...]) -> list[Row]:
-    """Return the models that fit, each with its offers: those in reach, or those of the provider that was asked for."""
+def _rows(wanted: Filter) -> list[Row]:
+    """Return the models that fit, each with its offers."""
     rows: list[Row] = []
     for model in catalogue.models():
-        offers = [each for each in _offers(model, wanted) if wanted.provider or _reachable(each.provider, here)]
+        offers = _offers(model, wanted)
         if offers:
             rows.append((model, offers))
     return rows
@@ -99,12 +96,6 @@ def _offers(model: Model, wanted: Filter) -> list[Offer]:
         for offer in model.offers
         if wanted.provider in (None, offer.provider) and wanted.status in (None, offer.status)
     ]
-
-
-def _reachable(provider: str, here: tuple[str, ...]) -> bool:
-    """Return whether this version has a driver for a provider, or another way to it."""
-    known = catalogue.provider(provider)
-    return provider in here or (known is not None and known.reach is not None)
 
 
 def _data(model: Model, offers: list[Offer]) -> dict[str, Any]:
@@ -137,10 +128,10 @@ def _table(rows: list[Row]) -> None:
         for offer in offers:
             state = Text(f"{_status(offer):<{status}}  ", style=_STYLES[offer.status])
             start = "  " if shown else facts
-            out.print(Text.assemble(start, f"{offer.provider:<{provider}}  ", state, offer.id))
+            out.print(Text.assemble(start, f"{offer.provider:<{provider}} ", state, offer.id))
 
 
-def _one(model: Model, offers: list[Offer], here: tuple[str, ...]) -> None:
+def _one(model: Model, offers: list[Offer]) -> None:
     out = console(error=False)
     wrap = not is_terminal(sys.stdout)
     tools = {True: "calls tools", False: "no tool calls", None: "tool calls: unknown"}[model.tools]
@@ -156,11 +147,8 @@ def _one(model: Model, offers: list[Offer], here: tuple[str, ...]) -> None:
         out.print(f"source of {', '.join(source.facts).replace('_', ' ')}: {source.text}", style="dim", soft_wrap=wrap)
     for offer in offers:
         reach = _reach(model, offer)
-        absent = "" if _reachable(offer.provider, here) else "  (not in this version)"
         out.print()
-        out.print(
-            Text.assemble(f"{offer.provider}  {offer.id}  ", (_status(offer), _STYLES[offer.status]), (absent, "dim"))
-        )
+        out.print(Text.assemble(f"{offer.provider}  {offer.id}  ", (_status(offer), _STYLES[offer.status])))
         for label, text in (("limits", _limits(offer)), ("older id", offer.legacy_id), ("instead", offer.replacement)):
             if text:
                 out.print(f"  {label}: {text}", soft_wrap=wrap)

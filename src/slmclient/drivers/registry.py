@@ -52,9 +52,18 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "github": Row(f"{_DRIVERS}.github:GitHubDriver"),
         "azure": Row(f"{_DRIVERS}.azure:AzureDriver"),
         "nvidia": Row(f"{_DRIVERS}.nvidia:NvidiaDriver"),
+        "ollama": Row(f"{_DRIVERS}.ollama:OllamaDriver"),
         "llamacpp": Row(f"{_DRIVERS}.llamacpp:LlamaCppDriver"),
+        "onnx": Row(f"{_DRIVERS}.onnx:OnnxDriver"),
+        "openvino": Row(f"{_DRIVERS}.openvino:OpenVinoDriver"),
+        "transformers": Row(f"{_DRIVERS}.transformers:TransformersDriver"),
+        "mlx": Row(f"{_DRIVERS}.mlx:MlxDriver"),
     }
 )
+ENGINES = ("llamacpp", "onnx", "openvino", "transformers", "mlx")
+"""The engines in the process, the first to be taken where several could run a model: small, quick to start and light
+on memory before large."""
+
 ALIASES: Mapping[str, str] = MappingProxyType({"nim": "nvidia"})
 
 

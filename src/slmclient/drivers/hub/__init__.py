@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slmclient import catalogue
@@ -72,6 +72,21 @@ def model_path(
         config, weights, cancelled=cancelled, progress=progress, quantization=quantization, with_code=with_code
     )
     return found.path
+
+
+def here(config: DriverConfig, weights: tuple[str, ...], quantization: str | None = None) -> Path | None:
+    """Return where a model is on this machine, or None if the first call would fetch it.
+
+    Raises:
+        ModelNotFoundError: It is not here, and nothing has that name or fetching is forbidden.
+    """
+    try:
+        return locate(replace(config, offline=True), weights, quantization=quantization).path
+    except ModelNotFoundError:
+        if config.offline or is_offline():
+            raise
+        _origin(config, config.model or "")
+        return None
 
 
 def locate(
