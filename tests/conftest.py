@@ -33,9 +33,16 @@ def weights(cache_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine_models(cache_folder: Path, weights: Path) -> EngineModels:
+def engine_models(cache_folder: Path, weights: Path, pytestconfig: pytest.Config) -> EngineModels:
     """Makes the small real models that engines are tested with: ``engine_models("smollm2_onnx")``."""
-    return EngineModels(cache_folder / "test-models", weights)
+    screen = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+
+    def say(line: str) -> None:  # at once, so that nobody takes half a minute for a hang
+        with capture.global_and_fixture_disabled():
+            screen.write_line(line)
+
+    return EngineModels(cache_folder / "test-models", weights, say)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ file makes one model; so the memory that torch takes is gone when the model is t
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import json
@@ -26,7 +27,7 @@ from pathlib import Path
 from slmclient.drivers import fetch
 
 HERE = Path(__file__).parent
-WEEK = 7 * 24 * 3600.0  # seconds; what nobody asked for in so long has an old stamp
+DAY = 24 * 3600.0  # seconds; another checkout may want an older stamp, but hardly one that rested for so long
 _BUILDER = ("onnx", "onnx-ir", "onnxruntime-genai", "torch", "transformers")
 
 
@@ -76,6 +77,12 @@ RECIPES = {
     "tiny_phi3v_onnx": Recipe(
         "recipes_vision", "a random Phi-3-vision for ONNX Runtime GenAI", _BUILDER, needs=("smollm2_folder",)
     ),
+    "llava_openvino": Recipe(
+        "recipes_seeing",
+        "a LLaVA for OpenVINO, of the embedded model and random eyes",
+        ("openvino", "openvino-tokenizers", "torch", "transformers"),
+        needs=("smollm2_folder", "smollm2_openvino", "tiny_llava"),
+    ),
     "tiny_projector": Recipe("recipes_vision", "a random projector, which makes llama.cpp take images", ("gguf",)),
 }
 
@@ -109,7 +116,8 @@ class EngineModels:
         if name not in self._stamps:
             recipe = RECIPES[name]
             made_from = {
-                "recipe": (HERE / f"{recipe.module}.py").read_text(encoding="utf-8"),
+                # As the language reads it: other comments or line breaks make no other model.
+                "recipe": ast.dump(ast.parse((HERE / f"{recipe.module}.py").read_text(encoding="utf-8"))),
                 "needs": [self.stamp(each) for each in recipe.needs],
                 "weights": fetch.SMOLLM2.file_sha256,
                 "versions": {package: version(package) for package in recipe.packages},
@@ -146,10 +154,11 @@ class EngineModels:
         self.say(f"made {name} in {time.monotonic() - started:.0f} s")
 
     def _sweep(self) -> None:
-        """Remove what was left by older versions and by processes that were killed."""
+        """Remove what older recipes and versions left."""
+        current = {self.stamp(name) for name in RECIPES}
         for old in self.folder.iterdir():
             with suppress(OSError):
-                if time.time() - old.stat().st_mtime > WEEK:
+                if old.name not in current and time.time() - old.stat().st_mtime > DAY:
                     shutil.rmtree(old)
 
 

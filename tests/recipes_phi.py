@@ -80,9 +80,7 @@ def tiny_phimoe(out: Path, made: dict[str, Path]) -> None:
 
     torch.manual_seed(0)
     words = tokenizer(made["smollm2_folder"])
-    config = PhimoeConfig(
-        intermediate_size=96, num_local_experts=4, num_experts_per_tok=2, **shape(words, 2048)
-    )
+    config = PhimoeConfig(intermediate_size=96, num_local_experts=4, num_experts_per_tok=2, **shape(words, 2048))
     save(PhimoeForCausalLM(config), words, out)
 
 

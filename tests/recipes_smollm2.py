@@ -50,7 +50,7 @@ def build_onnx(folder: Path, out: Path, precision: str, *options: str) -> None:
 def smollm2_openvino(out: Path, made: dict[str, Path]) -> None:
     """Let OpenVINO convert the weights and save what it made of them.
 
-    From the file as it is, it would make coarser weights than the file has. From 16 bits it takes them as they are: then
+    From the file as it is, it would make coarser weights than the file has. Those of 16 bits it takes as they are: then
     its answers are those of Transformers in full precision, to the letter.
     """
     import openvino_genai

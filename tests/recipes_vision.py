@@ -177,7 +177,8 @@ def _vision_graph(size: int) -> Any:
         node("Gather", ["vector", "which"], ["image_features"], axis=0),
     ]
     projection = numpy.random.default_rng(0).normal(0, 0.5, (3, size)).astype(numpy.float32)
-    numbers = {"0": 0, "1": 1, "12": 12, "144": 144, "crop_side": 336, "axis_0": [0], "axis_1": [1], "pixels": [1, 3, 4]}
+    numbers: dict[str, Any] = {"0": 0, "1": 1, "12": 12, "144": 144, "crop_side": 336}
+    numbers |= {"axis_0": [0], "axis_1": [1], "pixels": [1, 3, 4]}
     inputs = [
         value("pixel_values", TensorProto.FLOAT, ["images", "crops", 3, "height", "width"]),
         value("image_sizes", TensorProto.INT64, ["images", 2]),
@@ -221,8 +222,8 @@ def tiny_projector(out: Path, made: dict[str, Path]) -> None:
     for name, dimensions in tensors.items():
         scale = 0.3 if name.startswith("v.") else dimensions[-1] ** -0.5
         writer.add_tensor(name, random.normal(0, scale, dimensions).astype(numpy.float32))
-    norms = ["v.pre_ln", "v.post_ln", *(f"v.blk.{number}.{norm}" for number in range(layers) for norm in ("ln1", "ln2"))]
-    for norm in norms:
+    in_blocks = [f"v.blk.{number}.{norm}" for number in range(layers) for norm in ("ln1", "ln2")]
+    for norm in ("v.pre_ln", "v.post_ln", *in_blocks):
         writer.add_tensor(f"{norm}.weight", numpy.ones(wide, numpy.float32))
         writer.add_tensor(f"{norm}.bias", numpy.zeros(wide, numpy.float32))
     for name, dimensions in tensors.items():
