@@ -5,6 +5,7 @@ Pure reading with bounds; the file is untrusted. Format: the GGUF page of ggml's
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -27,6 +28,11 @@ _SPECIAL = {
 }
 _UNREAD = ("tokenizer.ggml.merges", "tokenizer.ggml.scores")  # as long as the vocabulary, and of no use here
 _ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")  # of a text, a turn, a message
+_BLOCKS = {  # kinds of numbers: how many stand together, in how many bytes; of others only the beginning is looked for
+    **{0: (1, 4), 1: (1, 2), 30: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34)},
+    **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210)},
+}
+_MOST_TENSORS, _MOST_DIMENSIONS = 100_000, 8
 _MOST_KEYS = 10_000
 _MOST_ITEMS = 5_000_000
 _LONGEST_STRING = 16 * 1024 * 1024
@@ -74,6 +80,44 @@ def read_header(path: Path) -> GgufHeader:
         if isinstance(error, OSError):
             raise ConfigurationError(f"The model file {path} cannot be read: {error.strerror or error}.") from None
         raise ConfigurationError(f"The GGUF file {path} is broken or cut off: fetch it again.") from None
+
+
+def check_whole(path: Path) -> None:
+    """Raise an error if numbers of the model are missing at the end: for engines that would crash on such a file.
+
+    Raises:
+        ConfigurationError: The file is broken or cut off.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(4)
+            _check_tensors(_Reader(file, path.stat().st_size), file, path.stat().st_size)
+    except (OSError, ValueError, struct.error, OverflowError, MemoryError):
+        raise ConfigurationError(f"The GGUF file {path} is broken or cut off: fetch it again.") from None
+
+
+def _check_tensors(reader: _Reader, file: BinaryIO, size: int) -> None:
+    reader.scalar(4)  # version
+    tensors, keys = reader.scalar(10), reader.scalar(10)
+    if keys > _MOST_KEYS or tensors > _MOST_TENSORS:
+        raise ValueError("too many keys or tensors")
+    alignment = 32
+    for _ in range(keys):
+        if reader.string() == "general.alignment":
+            alignment = reader.value(reader.scalar(4))
+        else:
+            reader.skip(reader.scalar(4))
+    end = 0
+    for _ in range(tensors):
+        reader.string()
+        dimensions = reader.scalar(4)
+        if dimensions > _MOST_DIMENSIONS:
+            raise ValueError("too many dimensions")
+        count = math.prod(reader.scalar(10) for _ in range(dimensions))
+        together, bytes_ = _BLOCKS.get(reader.scalar(4), (1, 0))
+        end = max(end, reader.scalar(10) + count // together * bytes_)
+    if -(-file.tell() // alignment) * alignment + end > size:
+        raise ValueError("cut off")
 
 
 def _header(reader: _Reader) -> GgufHeader:

@@ -200,7 +200,7 @@ class LlamaCppDriver(ModelDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="llamacpp",
         title="llama.cpp",
-        docs="local.md",
+        docs="engines/llamacpp.md",
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
         extra="llamacpp",
         state="any GGUF file, by path or by name",

@@ -29,6 +29,7 @@ from slmclient.errors import (
     EngineError,
     MissingDependencyError,
     ModelNotFoundError,
+    UnsupportedFeatureError,
 )
 from slmclient.phi.templates import NAMES as TEMPLATES
 
@@ -81,7 +82,9 @@ class ModelDriver(EngineDriver):
 
     def shared_by(self) -> Hashable | None:
         """Return what two clients have in common that can share one loaded model: all that loading depends on."""
-        path = Path(self.default_model or "").expanduser()
+        if self.default_model is None:
+            return None
+        path = Path(self.default_model).expanduser()
         place = str(path.resolve()) if path.exists() else (self.default_model, self.config.cache_dir)
         return (type(self), self.name, place, repr(sorted(self.config.options.items())))
 
@@ -186,6 +189,15 @@ class ModelEngine(Engine):
         """Emit what comes before the answer; return whether to go on."""
         return all([emit(Start(self.name, self.model_name)), *map(emit, (*prompt.notes, *notes))])
 
+    def blind(self) -> UnsupportedFeatureError:
+        """Return the error of a text model that is shown images."""
+        return UnsupportedFeatureError(
+            f"{self.model_name} takes no images: use a model with vision, such as phi-3.5-vision "
+            "(`slm models --modality image`).",
+            provider=self.name,
+            model=self.model_name,
+        )
+
     def failed(self, path: Path, error: Exception) -> EngineError:
         """Return the error of a model that the engine does not load."""
         return EngineError(
@@ -233,18 +245,23 @@ class TokenEngine(ModelEngine):
         prompt = self.prompt(request)
         ids = [token for piece in prompt.pieces for token in self.encode(piece)]
         limit = self.check_length(len(ids), request)
-        answer = Answer(
+        answer = self.answer(emit, request, prompt, ids, limit)
+        if self.announce(emit, prompt):
+            self.run(ids, request, answer, limit)
+            answer.end(len(ids))
+
+    def answer(self, emit: Outlet, request: ChatRequest, prompt: Prompt, ids: Sequence[int], limit: int) -> Answer:
+        """Return the answer to a prompt, to be filled with tokens."""
+        before = [token for token in ids[-_TAIL:] if token >= 0] if request.prefill is not None else ()
+        return Answer(
             emit,
             limit=limit,
             stop=request.sampling.get("stop", ()),
             thinking=is_thinking(prompt),
             ends=self.files.end_ids,
             hidden=self._hidden,
-            words=Detokenizer(self.decode, ids[-_TAIL:] if request.prefill is not None else ()),
+            words=Detokenizer(self.decode, before),
         )
-        if self.announce(emit, prompt):
-            self.run(ids, request, answer, limit)
-            answer.end(len(ids))
 
     def check_length(self, tokens: int, request: ChatRequest) -> int:
         """Return the most tokens that the answer may have.

@@ -219,12 +219,16 @@ class Room:
                     self._running.pop(job, None)
             del next_up, member, job
         with self._changed:
-            self._threads.discard(threading.current_thread())
-            last = not self._threads
-        if last and self._loaded:
-            self._loaded = False
-            self.engine.unload()
-            _give_back_memory()
+            last = len(self._threads) == 1
+            if not last:
+                self._threads.discard(threading.current_thread())
+        if last:  # it counts as at work until the model is freed: nobody joins here, and leaving Python waits for it
+            if self._loaded:
+                self._loaded = False
+                self.engine.unload()
+                _give_back_memory()
+            with self._changed:
+                self._threads.discard(threading.current_thread())
 
     def _next(self) -> tuple[object, Job] | None:
         """Return the next call and whose it is, or None when everybody has left."""

@@ -1,0 +1,248 @@
+"""The engine of `onnx`: loading, ids, and generating with a cache that is kept between calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slmclient.chat import ChatRequest
+from slmclient.drivers import hub
+from slmclient.drivers.answering import Answer
+from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.engine import Outlet
+from slmclient.drivers.model_engine import TokenEngine, common_prefix, pieces, unsplit
+from slmclient.drivers.model_files import ModelFiles
+from slmclient.drivers.onnx import loading, vision
+from slmclient.drivers.onnx.search import Search, checked, search
+from slmclient.drivers.prompt import Prompt, render
+from slmclient.errors import BadRequestError, ConfigurationError, EngineError
+
+_STEP = 256  # tokens; memory for a cache is taken in these
+
+
+class OnnxEngine(TokenEngine):
+    """ONNX Runtime GenAI with one model."""
+
+    def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
+        super().__init__(config, info, model)
+        self._og: Any = None
+        self._loaded: Any = None
+        self._words: Any = None
+        self._sight: Any = None
+        self._adapters: Any = None
+        self._known: dict[str, Any] = {}
+        self._defaults: dict[str, float | bool] = {}
+        self._headroom = 0
+        self._kept: _Cache | None = None
+
+    # --- loading
+
+    def find(self, wanted: Callable[[], bool]) -> Path:
+        """Return the model's folder; of several below one, the best for what it is to run on."""
+        if self.model is None:
+            return super().find(wanted)
+        word = loading.word_of(self.config.options)
+        path = hub.model_path(self.config, self.info.weights, cancelled=lambda: not wanted(), quantization=word)
+        return loading.model_folder(path, word, self.name)
+
+    def read_files(self, path: Path) -> ModelFiles:
+        """Return what the files say; the name is the one that the user knows, not the last folder's."""
+        given = Path(self.model or "").expanduser()
+        return replace(super().read_files(path), name=given.absolute().name if given.exists() else str(self.model))
+
+    def open(self, path: Path, wanted: Callable[[], bool]) -> None:
+        """Load model, tokenizer and adapters."""
+        options = self.config.options
+        self._og = loading.engine(self.info, self.name)
+        try:
+            self._loaded = loading.opened(self._og, path, options)
+            self._headroom = loading.headroom(path)
+            self._words = self._og.Tokenizer(self._loaded)
+            self._words.update_options(add_special_tokens="false")  # what begins a text stands in the template
+            self._known = self._og.GeneratorParams(self._loaded).get_search_options()
+            self.image_tag = vision.TAGS.get(self._loaded.type)
+            if self.image_tag:
+                self._sight = self._loaded.create_multimodal_processor()
+            ends = frozenset(int(token) for token in self._words.eos_token_ids)
+        except RuntimeError as error:
+            self.unload()
+            raise loading.lacking(error, options, self.name) or self.failed(path, error) from None
+        self.files = replace(self.files, end_ids=self.files.end_ids | ends)
+        self._load_adapters(options.get("adapters", {}))
+        try:
+            given = {**options.get("search_options", {}), **_only(options, "num_beams")}
+            self._defaults = checked(given, self._known, "search_options")
+        except BadRequestError as error:
+            self.unload()
+            raise ConfigurationError(f"{self.name}: {error}", provider=self.name) from None
+
+    def _load_adapters(self, paths: dict[str, str]) -> None:
+        self._adapters = self._og.Adapters(self._loaded) if paths else None
+        for name, written in paths.items():
+            path = Path(written).expanduser()
+            if not path.is_file():
+                self.unload()
+                raise ConfigurationError(f"The adapter {name} is not there: {path} is no file.", provider=self.name)
+            try:
+                self._adapters.load(str(path), name)
+            except RuntimeError as error:
+                self.unload()
+                raise self.failed(path, error) from None
+
+    def unload(self) -> None:
+        """Free the model."""
+        self._kept = self._adapters = self._sight = self._words = self._loaded = None
+
+    # --- text and ids
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text."""
+        return list(self._words.encode(text).tolist()) if text else []
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a few ids."""
+        return str(self._words.decode(list(ids)))
+
+    def prompt(self, request: ChatRequest) -> Prompt:
+        """Return the prompt; nobody's text becomes the mark of a picture."""
+        control = (*self._template.control, *(vision.marks(request.messages) if self.image_tag else ()))
+        template = replace(self._template, control=control)
+        return render(template, request.messages, tools=request.tools, image_tag=self.image_tag)
+
+    # --- generating
+
+    def generate(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit one answer."""
+        try:
+            if any(message.images for message in request.messages):
+                self._look(request, emit)
+            else:
+                super().generate(request, emit)
+        except RuntimeError as error:  # a cache that something went wrong with is not gone on with
+            self._kept = None
+            raise EngineError(f"{self.info.title} failed: {_short(error)}", provider=self.name) from None
+
+    def run(self, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
+        """Read the prompt, as far as it is not in the cache yet, and write the answer."""
+        how = self._search(request)
+        if how.beams:
+            self._follow(ids, how, answer, limit)
+            return
+        cache = self._kept = self._cache(ids, how, limit)
+        for piece in pieces(ids[cache.begin(ids) :]):
+            if not answer.wanted:
+                return
+            cache.generator.append_tokens(piece)
+        _write(cache.generator, answer)
+
+    def _search(self, request: ChatRequest) -> Search:
+        try:
+            how = search(request, self._defaults, self._known, self.config.options.get("adapter"))
+        except BadRequestError as error:
+            raise BadRequestError(f"{self.name}: {error}", provider=self.name) from None
+        names = self.config.options.get("adapters", {})
+        if how.adapter is not None and how.adapter not in names:
+            raise BadRequestError(
+                f"{self.name} has no adapter {how.adapter!r}: "
+                f"{', '.join(names) or 'none were'} given in the option adapters.",
+                provider=self.name,
+            )
+        return how
+
+    def _cache(self, ids: list[int], how: Search, limit: int) -> _Cache:
+        """Return the cache of the last call if this one can go on with it, else a new one."""
+        need, old = len(ids) + limit, self._kept
+        if old is not None and old.how == how and need <= old.room and not how.repeats and not self.image_tag:
+            return old
+        grown = old is not None and old.how == how and bool(common_prefix(old.ids(), ids))
+        wished = need * 2 if grown else need + self._headroom
+        room = min(-(-wished // _STEP) * _STEP, self.context or wished)
+        self._kept = old = None  # before the new one takes memory
+        return _Cache(self._generator(how, max(room, need)), how, max(room, need))
+
+    def _generator(self, how: Search, room: int) -> Any:
+        parameters = self._og.GeneratorParams(self._loaded)
+        try:
+            parameters.set_search_options(max_length=room, **how.options)
+            if how.guidance:
+                parameters.set_guidance(*how.guidance, False)
+            generator = self._og.Generator(self._loaded, parameters)
+        except RuntimeError as error:
+            raise BadRequestError(f"{self.name} refused the request: {_short(error)}", provider=self.name) from None
+        if how.adapter is not None:
+            generator.set_active_adapter(self._adapters, how.adapter)
+        return generator
+
+    def _follow(self, ids: list[int], how: Search, answer: Answer, limit: int) -> None:
+        """Write an answer by beam search: which it is, only the end shows."""
+        self._kept = None
+        generator = self._generator(how, len(ids) + limit)
+        generator.append_tokens(ids)  # not in pieces: on a second one the engine crashes here
+        while not generator.is_done():
+            if not answer.wanted:
+                return
+            generator.generate_next_token()
+        for token in generator.get_sequence(0).tolist()[len(ids) :]:
+            if not answer.token(token):
+                return
+
+    def _look(self, request: ChatRequest, emit: Outlet) -> None:
+        """Answer to pictures. The engine takes such a prompt as one string, and in one piece."""
+        self.check_model(request)
+        if self._sight is None:
+            raise self.blind()
+        prompt, how = self.prompt(request), self._search(request)
+        if how.beams:
+            raise BadRequestError(f"{self.name}: beam search (num_beams) takes no images.", provider=self.name)
+        text, notes = unsplit(prompt)
+        pictures = self._og.Images.open_bytes(*vision.as_png(prompt.images, self.info, self.name))
+        inputs = self._sight(text, images=pictures)
+        ids = inputs["input_ids"].as_numpy().ravel().tolist()
+        limit = self.check_length(len(ids), request)
+        answer = self.answer(emit, request, prompt, ids, limit)
+        if self.announce(emit, prompt, notes):
+            self._kept = None
+            generator = self._generator(how, len(ids) + limit)
+            generator.set_inputs(inputs)
+            _write(generator, answer)
+            answer.end(len(ids))
+
+
+class _Cache:
+    """A generator with what it has read and written, and the search that it was made for."""
+
+    def __init__(self, generator: Any, how: Search, room: int) -> None:
+        self.generator = generator
+        self.how = how
+        self.room = room
+        """Most tokens that it holds."""
+
+    def ids(self) -> list[int]:
+        """Return what it has read and written."""
+        return list(self.generator.get_sequence(0).tolist())
+
+    def begin(self, ids: list[int]) -> int:
+        """Go back to where a prompt leaves what is here; return how many of its ids need not be read again."""
+        here = self.ids()
+        # The last token here may be written but not read yet, and the last of the prompt has to be read in any case.
+        kept = max(0, min(common_prefix(here, ids), len(here) - 1, len(ids) - 1))
+        if here:
+            self.generator.rewind_to(kept)
+        return kept
+
+
+def _write(generator: Any, answer: Answer) -> None:
+    while not generator.is_done():
+        generator.generate_next_token()
+        if not answer.token(int(generator.get_next_tokens()[0])):
+            return
+
+
+def _only(options: Any, name: str) -> dict[str, Any]:
+    return {name: options[name]} if name in options else {}
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -1,0 +1,59 @@
+"""`openvino`: OpenVINO GenAI in this process; a GGUF file as it is, or a folder that was exported for OpenVINO.
+
+The engine gives the interpreter's lock back while it works. A prompt goes in by pieces, each of which the engine keeps
+as a prefix of the next: so a long one can be left in the middle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from slmclient.catalogue.forms import GGUF, OPENVINO
+from slmclient.chat import KNOBS
+from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.drivers.model_engine import ModelDriver
+from slmclient.drivers.openvino.engine import OpenVinoEngine
+from slmclient.drivers.openvino.loading import PRECISIONS
+from slmclient.errors import ConfigurationError
+
+_DEVICE = re.compile(r"(CPU|GPU|NPU|AUTO|MULTI|HETERO)([.:][\w.,:]+)?", re.IGNORECASE)
+
+
+class OpenVinoDriver(ModelDriver):
+    """OpenVINO GenAI in this process."""
+
+    info: ClassVar[DriverInfo] = DriverInfo(
+        name="openvino",
+        title="OpenVINO GenAI",
+        docs="engines/openvino.md",
+        features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL, Feature.IMAGES}),
+        knobs=frozenset(KNOBS),
+        extra="openvino",
+        state="any folder exported for OpenVINO, or a GGUF file, by path or by name",
+        weights=(OPENVINO, GGUF),
+    )
+    engine_class = OpenVinoEngine
+    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
+        **ModelDriver.common_options,
+        "device": str,
+        "precision": str,
+        "n_threads": int,
+        "n_parallel": int,
+        "properties": dict,
+    }
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"n_threads": (1, 1024), "n_parallel": (1, 256)}
+
+    def __init__(self, config: DriverConfig | None = None) -> None:
+        super().__init__(config)
+        device, precision = self.own.get("device", "CPU"), self.own.get("precision", PRECISIONS[0])
+        problem = None
+        if not _DEVICE.fullmatch(device):
+            problem = f"the option device is CPU, GPU, GPU.1, NPU, AUTO or such as AUTO:GPU,CPU, not {device!r}."
+        elif precision not in PRECISIONS:
+            problem = f"the option precision is {', '.join(PRECISIONS)}, not {precision!r}."
+        elif self.own.get("n_parallel", 1) > 1 and device.upper().startswith("NPU"):
+            problem = "an NPU gives one answer at a time: leave the option n_parallel out."
+        if problem:
+            raise ConfigurationError(f"{self.name}: {problem}", provider=self.name)

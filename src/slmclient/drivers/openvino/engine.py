@@ -1,0 +1,180 @@
+"""The engine of `openvino`: loading, ids, and generating with a cache of prefixes that is kept between calls."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from slmclient.chat import ChatRequest
+from slmclient.drivers.answering import Answer
+from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.engine import Outlet
+from slmclient.drivers.model_engine import TokenEngine, common_prefix, engine_module, unsplit
+from slmclient.drivers.model_files import ModelFiles
+from slmclient.drivers.openvino import loading, vision
+from slmclient.drivers.openvino.batch import Batch
+from slmclient.drivers.openvino.sampling import config
+from slmclient.drivers.openvino.streamer import streamer_class
+from slmclient.errors import BadRequestError, EngineError
+
+_BLOCK = 32  # tokens that the engine keeps together
+_PIECE, _LONGEST = 256, 1024  # tokens of a prompt between two looks: at first, and at most
+_PIECE_SECONDS = 0.25
+_TAIL = 6  # ids before an answer that goes on in the middle of a text
+
+
+class OpenVinoEngine(TokenEngine):
+    """OpenVINO GenAI with one model."""
+
+    def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
+        super().__init__(config, info, model)
+        self.slots = config.options.get("n_parallel", 1)
+        self._sees = False
+        self._genai: Any = None
+        self._ov: Any = None
+        self._numpy: Any = None
+        self._pipe: Any = None
+        self._words: Any = None
+        self._batch: Batch | None = None
+        self._texts: dict[tuple[int, ...], str] = {}
+        self._read: list[int] = []  # what the engine read last, and keeps as a prefix
+        self._piece = _PIECE
+
+    # --- loading
+
+    def read_files(self, path: Path) -> ModelFiles:
+        """Return what the files at that path say; those that OpenVINO cannot read are refused here."""
+        files = super().read_files(path)
+        self._sees = loading.check_path(path, self.name)
+        return files
+
+    def open(self, path: Path, wanted: Callable[[], bool]) -> None:
+        """Load the model. Once begun that goes on to its end, and the next call finds it loaded."""
+        options = self.config.options
+        self._genai, self._ov = loading.engine(self.info, self.name)
+        self._numpy = engine_module("numpy", self.info, self.name)
+        loading.check_device(self._ov, loading.device(options), self.name)
+        if self._sees:
+            self.slots = 1
+            self.image_tag = vision.TAG
+            self._template = vision.guarded(self._template)
+        if not wanted():
+            raise EngineError("Loading the model was given up.", provider=self.name)
+        try:
+            self._pipe = loading.pipeline(self._genai, path, options, sees=self._sees)
+            self._words = self._pipe.get_tokenizer()
+        except (RuntimeError, TypeError, ValueError) as error:
+            self.unload()
+            raise EngineError(
+                f"{self.info.title} cannot load {path}: {loading.reason(error)}", provider=self.name
+            ) from None
+        if self.slots > 1:
+            self._batch = Batch(self._genai, self._pipe)
+
+    def unload(self) -> None:
+        """Free the model."""
+        self._batch = self._words = self._pipe = None
+        self._read, self._texts = [], {}
+        gc.collect()
+
+    # --- ids
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without the tokens that a tokenizer may put around it."""
+        if not text:
+            return []
+        ids: list[int] = self._words.encode(text, add_special_tokens=False).input_ids.data.ravel().tolist()
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a few ids."""
+        key = tuple(ids)
+        text = self._texts.get(key)
+        if text is None:
+            text = str(self._words.decode(list(ids), skip_special_tokens=False)) if ids else ""
+            if len(key) == 1:  # decoding is a model of its own here, and single tokens come again and again
+                self._texts[key] = text
+        return text
+
+    # --- answers
+
+    def generate(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit one answer."""
+        if self._sees:
+            self._look(request, emit)
+        elif any(message.images for message in request.messages):
+            raise self.blind()
+        else:
+            super().generate(request, emit)
+
+    def run(self, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
+        """Generate."""
+        asked = config(self._genai, self._pipe, request, limit, self.name)
+        if self._batch is not None:
+            with self._refusals():
+                self._batch.run(self._tensor(ids), asked, answer)
+            return
+        if not self._prefilled(ids, answer):
+            return
+        _, new = self._generated(self._tensor(ids), asked, answer)
+        self._read = [*ids, *new]
+
+    def _prefilled(self, ids: list[int], answer: Answer) -> bool:
+        """Have the engine read all but the last piece of a prompt; return whether to go on.
+
+        While it reads, it cannot be stopped. So it is asked for one token behind each piece: the piece stays in its
+        cache of prefixes. An NPU has none.
+        """
+        if loading.device(self.config.options).startswith("NPU"):
+            return answer.wanted
+        one = self._genai.GenerationConfig(max_new_tokens=1, apply_chat_template=False)
+        at = common_prefix(self._read, ids) // _BLOCK * _BLOCK
+        while at + self._piece < len(ids):
+            if not answer.wanted:
+                return False
+            began = time.perf_counter()
+            at += self._piece
+            self._pipe.generate(self._tensor(ids[:at]), one)
+            self._read = ids[:at]
+            fitting = int(self._piece * _PIECE_SECONDS / (time.perf_counter() - began))
+            self._piece = max(_BLOCK, min(_LONGEST, fitting // _BLOCK * _BLOCK))
+        return answer.wanted
+
+    def _look(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit one answer of a model that sees. Its pipeline takes one string: nobody's text is kept apart there."""
+        self.check_model(request)
+        prompt = self.prompt(request)
+        text, notes = unsplit(prompt)
+        ids = self.encode(text)  # what the pictures cost comes on top
+        limit = self.check_length(len(ids), request)
+        pictures = vision.tensors(prompt.images, self._numpy, self._ov, self.info, self.name)
+        answer = self.answer(emit, request, prompt, ids, limit)
+        asked = config(self._genai, self._pipe, request, limit, self.name)
+        if self.announce(emit, prompt, notes):
+            result, _ = self._generated(vision.from_zero(text), asked, answer, images=pictures)
+            answer.end(result.perf_metrics.get_num_input_tokens())
+
+    def _generated(self, inputs: Any, asked: Any, answer: Answer, **more: Any) -> tuple[Any, list[int]]:
+        """Have the pipeline generate; return its result, and the ids of the answer."""
+        streamer = streamer_class(self._genai)(answer)
+        with self._refusals():
+            result = self._pipe.generate(inputs, generation_config=asked, streamer=streamer, **more)
+        if streamer.failure is not None:
+            raise streamer.failure
+        return result, streamer.ids
+
+    @contextmanager
+    def _refusals(self) -> Generator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise BadRequestError(
+                f"{self.info.title} refused the request: {loading.reason(error)}", provider=self.name
+            ) from None
+
+    def _tensor(self, ids: list[int]) -> Any:
+        return self._ov.Tensor(self._numpy.array([ids], dtype=self._numpy.int64))

@@ -1,0 +1,161 @@
+"""What `openvino` loads: the engine without its telemetry, a device that is there, and a model's pipeline."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from slmclient.catalogue.forms import OPENVINO_MARKS
+from slmclient.drivers import gguf
+from slmclient.drivers.base import DriverInfo
+from slmclient.drivers.model_engine import engine_module
+from slmclient.errors import ConfigurationError, MissingDependencyError
+
+PRECISIONS = ("f32", "f16", "bf16")
+"""What the option precision may be."""
+
+OLDEST = (2026, 4)
+"""The first version that does what is needed here."""
+
+_TELEMETRY = "openvino_telemetry"
+_PLACE = re.compile(r"^(Exception from .*|Check '.*|\[[\d:]+\] /\S+|/\S+):?$|^\[[\d:]+\] /\S+: ")
+
+
+def engine(info: DriverInfo, provider: str) -> tuple[Any, Any]:
+    """Return the modules openvino_genai and openvino.
+
+    Importing openvino sends an event to its makers unless there is no package for that; openvino has a stand-in for
+    this case, and here it takes that. Who imported openvino before has decided otherwise already.
+
+    Raises:
+        MissingDependencyError: They are not installed, or too old.
+    """
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]  # None forbids an import
+    first = "openvino" not in modules
+    kept = modules.get(_TELEMETRY)
+    if first:
+        modules[_TELEMETRY] = None
+    try:
+        runtime = engine_module("openvino", info, provider)
+        genai = engine_module("openvino_genai", info, provider)
+    finally:
+        if first:
+            modules.pop(_TELEMETRY, None)
+            if kept is not None:
+                modules[_TELEMETRY] = kept
+    _check_version(info, provider)
+    return genai, runtime
+
+
+def _check_version(info: DriverInfo, provider: str) -> None:
+    try:
+        found = version("openvino-genai")
+    except PackageNotFoundError:  # built from source
+        return
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise MissingDependencyError(
+            f"{provider} needs {info.title} {needed} or later, and {found} is installed: pip install -U "
+            f'"openvino-genai>={needed}"',
+            provider=provider,
+        )
+
+
+def check_device(runtime: Any, device: str, provider: str) -> None:
+    """Raise an error unless the devices of that name are there."""
+    there = [str(name) for name in runtime.Core().available_devices]
+    named = re.findall(r"\b(CPU|GPU|NPU)(\.\w+)?", device.upper())
+    for kind, number in named:
+        if not any(name == kind + number or (not number and name.partition(".")[0] == kind) for name in there):
+            raise ConfigurationError(
+                f"{provider}: OpenVINO finds no {kind + number} on this machine; there is "
+                f"{', '.join(there) or 'nothing'}. A GPU or NPU needs its driver installed.",
+                provider=provider,
+            )
+
+
+def check_path(path: Path, provider: str) -> bool:
+    """Return whether the model takes pictures; raise an error where there is none that OpenVINO reads."""
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ConfigurationError(
+                f"{path} is no model that OpenVINO reads: the name of a GGUF file ends in .gguf.", provider=provider
+            )
+        gguf.check_whole(path)  # OpenVINO would bring the process down
+        return False
+    for mark in OPENVINO_MARKS:
+        if (path / mark).is_file():
+            _check_whole(path, provider)
+            return mark != OPENVINO_MARKS[0]
+    raise ConfigurationError(
+        f"{path} was not exported for OpenVINO: it has no {' or '.join(OPENVINO_MARKS)}. Export it, in an environment "
+        f"of its own: `optimum-cli export openvino -m {path} OUT`; or give a GGUF file.",
+        provider=provider,
+    )
+
+
+def _check_whole(path: Path, provider: str) -> None:
+    graphs = sorted(path.glob("openvino_*.xml"))
+    missing = [graph.with_suffix(".bin").name for graph in graphs if not graph.with_suffix(".bin").is_file()]
+    if not (path / "openvino_tokenizer.xml").is_file():
+        missing.append("openvino_tokenizer.xml (`convert_tokenizer` of openvino-tokenizers makes it)")
+    if missing:
+        raise ConfigurationError(
+            f"The model in {path} is not whole: {', '.join(missing)} is missing.", provider=provider
+        )
+
+
+def properties(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the device's properties."""
+    made: dict[str, Any] = {}
+    on_cpu = device(options) == "CPU"
+    if "precision" in options:
+        made["INFERENCE_PRECISION_HINT"] = options["precision"]
+        if options["precision"] == "f32" and on_cpu:
+            # Else what is kept of a prompt is rounded, and an answer depends on how much of it was kept.
+            made |= {"KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    if "n_threads" in options:
+        made["INFERENCE_NUM_THREADS"] = options["n_threads"]
+    return made | dict(options.get("properties", {}))
+
+
+def device(options: Mapping[str, Any]) -> str:
+    """Return the device as OpenVINO spells it."""
+    name: str = options.get("device", "CPU")
+    return name.upper()
+
+
+def pipeline(genai: Any, path: Path, options: Mapping[str, Any], *, sees: bool) -> Any:
+    """Return the pipeline of a model: one that batches calls, one that sees, or one that does neither.
+
+    Raises:
+        RuntimeError: The engine's own, where it cannot load it.
+    """
+    where, settings = device(options), properties(options)
+    if sees:
+        return genai.VLMPipeline(str(path), where, **settings)
+    if where.startswith("NPU"):
+        return genai.LLMPipeline(str(path), where, **settings)
+    scheduler = genai.SchedulerConfig()
+    scheduler.enable_prefix_caching = True
+    slots = options.get("n_parallel", 1)
+    if slots > 1:
+        scheduler.max_num_seqs = slots
+        scheduler.max_num_batched_tokens = max(_BATCH, slots)
+        return genai.ContinuousBatchingPipeline(str(path), scheduler, where, settings)
+    return genai.LLMPipeline(str(path), where, scheduler_config=scheduler, **settings)
+
+
+_BATCH = 64  # tokens of one step, which holds the interpreter's lock
+
+
+def reason(error: Exception) -> str:
+    """Return what the engine's error says, without the places in its source."""
+    lines = [_PLACE.sub("", line.strip()) for line in str(error).splitlines()]
+    said = [line for line in lines if line]
+    return " ".join(said)[:500] or type(error).__name__
