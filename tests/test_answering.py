@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slmclient.chat import Event, Finish, ReasoningDelta, TextDelta, Usage
-from slmclient.drivers.answering import Answer, Detokenizer, StopStrings
+from slmclient.drivers.engine.answering import Answer, Detokenizer, StopStrings
 
 END, CONTROL = 256, 257
 

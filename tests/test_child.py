@@ -134,7 +134,7 @@ def test_cancelling_ends_the_answer_and_leaves_the_process(driver: ParrotDriver)
 
 
 def test_a_process_that_does_not_stop_is_ended(driver: ParrotDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slmclient.drivers.child._STOPPING", 0.3)
+    monkeypatch.setattr("slmclient.drivers.engine.child._STOPPING", 0.3)
     first = text(driver, "process")
     with pytest.raises(APITimeoutError):
         events(driver, "hang", deadline=0.5)

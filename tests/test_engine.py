@@ -19,9 +19,9 @@ import pytest
 
 from slmclient import AsyncPhiClient, PhiClient
 from slmclient.chat import ChatOptions, ChatRequest, Event, Finish, Start, TextDelta, Usage
-from slmclient.drivers import engine, room
+from slmclient.drivers import engine
 from slmclient.drivers.base import DriverConfig, DriverInfo
-from slmclient.drivers.engine import Engine, EngineDriver, Outlet
+from slmclient.drivers.engine import Engine, EngineDriver, Outlet, room
 from slmclient.errors import (
     APITimeoutError,
     ConfigurationError,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from slmclient.drivers.gguf import GgufHeader, read_header
+from slmclient.drivers.engine.gguf import GgufHeader, read_header
 from slmclient.errors import ConfigurationError
 
 # Value types of the format, as ggml's documentation numbers them

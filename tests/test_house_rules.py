@@ -18,10 +18,9 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     "policy",
     "drivers.registry settings destination dotenv_file environment given",
     DRIVERS,
-    "drivers.answering drivers.apart drivers.base drivers.child drivers.credential drivers.disguise drivers.engine"
-    " drivers.fetch drivers.gguf drivers.http drivers.hub drivers.model_engine drivers.model_files drivers.prompt"
-    " drivers.pump drivers.room drivers.sandbox drivers.scene drivers.sdk drivers.sdk_lines drivers.sdk_route"
-    " drivers.secret drivers.steps drivers.transport",
+    "drivers.apart drivers.base drivers.credential drivers.engine drivers.fetch drivers.http drivers.hub"
+    " drivers.prompt drivers.pump drivers.sdk drivers.sdk_lines drivers.sdk_route drivers.secret drivers.steps"
+    " drivers.transport",
     "phi",
     "drivers.wire",
     "catalogue chat errors hosts media messages reply request",

@@ -15,7 +15,7 @@ import pytest
 
 from slmclient import AsyncPhiClient, Message, PhiClient
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.gguf import read_header
+from slmclient.drivers.engine.gguf import read_header
 from slmclient.drivers.llamacpp import LlamaCppDriver
 from slmclient.errors import (
     BadRequestError,

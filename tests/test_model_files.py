@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import AutoTokenizer, GenerationConfig, LlavaConfig, Phi3Config, PreTrainedTokenizerFast
 
-from slmclient.drivers.model_files import ModelFiles, read_folder, read_gguf
+from slmclient.drivers.engine.files import ModelFiles, read_folder, read_gguf
 from slmclient.errors import ConfigurationError
 
 quick = settings(deadline=None, suppress_health_check=list(HealthCheck))

@@ -399,8 +399,8 @@ def test_without_jinja_the_command_to_install_it_is_named(monkeypatch: pytest.Mo
             raise ModuleNotFoundError("No module named 'jinja2'", name="jinja2")
         return real(name, *args, **named)
 
-    monkeypatch.delitem(sys.modules, "slmclient.drivers.sandbox", raising=False)
-    monkeypatch.delattr("slmclient.drivers.sandbox", raising=False)
+    monkeypatch.delitem(sys.modules, "slmclient.drivers.prompt.sandbox", raising=False)
+    monkeypatch.delattr("slmclient.drivers.prompt.sandbox", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependencyError, match="pip install"):
         render(known("phi-3"), [Message.user("U")])

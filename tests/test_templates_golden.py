@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from slmclient import catalogue
-from slmclient.drivers import model_files
+from slmclient.drivers.engine import files as model_files
 from slmclient.drivers.prompt import Template, builtin, render
 from slmclient.errors import ConfigurationError
 from slmclient.media import Image

@@ -20,7 +20,8 @@ import pytest
 from engine_models import EngineModels
 from slmclient import Image, Message, PhiClient
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.transformers import TransformersDriver, loading, vision
+from slmclient.drivers.engine import pictures
+from slmclient.drivers.transformers import TransformersDriver, loading
 from slmclient.errors import (
     APITimeoutError,
     BadRequestError,
@@ -409,7 +410,7 @@ def test_a_mark_of_pictures_in_the_text_is_no_picture(seeing: dict[str, Path]) -
 
 
 def test_damaged_and_huge_pictures_are_refused(seeing: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "MOST_PIXELS", 2000)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 2000)
     with client_of(seeing["llava"]) as client:
         for content, words in (
             (picture(RED)[:60], "damaged"),

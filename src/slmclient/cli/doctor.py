@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 from slmclient.chat import ChatRequest
 from slmclient.cli import installed, moving, probing
 from slmclient.cli.weights import is_embedded
-from slmclient.drivers import fetch, gguf, hub, registry
+from slmclient.drivers import fetch, hub, registry
 from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.engine import gguf
 from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.secret import Secret
 from slmclient.environment import DEFAULT, DOTENV, KEYWORD, Environment, Found

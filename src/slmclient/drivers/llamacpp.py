@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers import fetch
-from slmclient.drivers.answering import Answer
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine import Outlet
-from slmclient.drivers.model_engine import (
+from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.model import (
     BREAK,
     MAX_TOKENS,
     ModelDriver,
@@ -222,7 +222,7 @@ class LlamaCppDriver(ModelDriver):
     @property
     def features(self) -> frozenset[Feature]:
         """What it can say; pictures only where a projector was given."""
-        return self.info.features | ({Feature.IMAGES} if "projector" in self.own else set())
+        return self.info.features | (frozenset({Feature.IMAGES}) if "projector" in self.own else frozenset[Feature]())
 
 
 def _parts(prompt: Prompt) -> list[dict[str, Any]]:
@@ -276,11 +276,13 @@ class _Call:
             if not self._engine.announce(self._emit, self._prompt, notes):
                 return False
         self._usage = frame.get("usage") or self._usage
-        for choice in frame["choices"]:
+        choices: list[dict[str, Any]] = frame["choices"]
+        for choice in choices:
             if choice.get("finish_reason"):
                 self._answer.reason = "length" if choice["finish_reason"] == "length" else "stop"
                 self._last = frame
-            text = choice.get("text") or (choice.get("delta") or {}).get("content")
+            delta: dict[str, Any] = choice.get("delta") or {}
+            text: Any = choice.get("text") or delta.get("content")
             if text and self._bound:
                 self._check_bound(text)
             if text and not self._answer.text(text):

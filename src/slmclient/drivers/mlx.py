@@ -19,10 +19,10 @@ from pydantic_core import from_json
 
 from slmclient.catalogue.forms import SAFETENSORS
 from slmclient.chat import KNOBS, ChatRequest
-from slmclient.drivers.answering import Answer
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
-from slmclient.drivers.model_engine import ModelDriver, TokenEngine, common_prefix, engine_module
-from slmclient.drivers.model_files import ModelFiles
+from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.files import ModelFiles
+from slmclient.drivers.engine.model import ModelDriver, TokenEngine, common_prefix, engine_module
 from slmclient.errors import BadRequestError, ConfigurationError, EngineError, MissingDependencyError, SLMError
 from slmclient.request import unknown_name
 

@@ -44,7 +44,7 @@ class ReasoningSplitter:
                 yield True, thoughts
                 self._held, self._part = rest, "gap"
             else:
-                yield True, self._take(len(self._held) - (0 if last else _begun(self._held, self._close)))
+                yield True, self._take(len(self._held) - (0 if last else begun(self._held, self._close)))
         if self._part == "gap":
             self._held = self._held.lstrip()
             if self._held:
@@ -65,6 +65,6 @@ class ReasoningSplitter:
         return taken
 
 
-def _begun(text: str, tag: str) -> int:
+def begun(text: str, tag: str) -> int:
     """Return how many characters at the text's end may be the beginning of the tag."""
     return next((size for size in range(min(len(text), len(tag) - 1), 0, -1) if text.endswith(tag[:size])), 0)

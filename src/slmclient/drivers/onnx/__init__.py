@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from slmclient.catalogue.forms import ONNX
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
-from slmclient.drivers.model_engine import ModelDriver
+from slmclient.drivers.engine.model import ModelDriver
 from slmclient.drivers.onnx.engine import OnnxEngine
 from slmclient.drivers.onnx.loading import EXECUTION_PROVIDERS
 from slmclient.drivers.onnx.search import KNOBS

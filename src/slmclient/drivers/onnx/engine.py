@@ -9,11 +9,11 @@ from typing import Any
 
 from slmclient.chat import ChatRequest
 from slmclient.drivers import hub
-from slmclient.drivers.answering import Answer
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
-from slmclient.drivers.model_engine import TokenEngine, common_prefix, pieces, unsplit
-from slmclient.drivers.model_files import ModelFiles
+from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.files import ModelFiles
+from slmclient.drivers.engine.model import TokenEngine, common_prefix, pieces, unsplit
 from slmclient.drivers.onnx import loading, vision
 from slmclient.drivers.onnx.search import Search, checked, search
 from slmclient.drivers.prompt import Prompt, render

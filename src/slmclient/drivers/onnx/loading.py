@@ -15,8 +15,8 @@ from pydantic_core import from_json
 
 from slmclient.catalogue.forms import ONNX, ONNX_MARKS
 from slmclient.drivers.base import DriverInfo
+from slmclient.drivers.engine.model import engine_module
 from slmclient.drivers.hub.choice import NothingFitsError, RepoFile, choose
-from slmclient.drivers.model_engine import engine_module
 from slmclient.errors import ConfigurationError, MissingDependencyError
 
 OLDEST = (0, 18)

@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.model_engine import engine_module
-from slmclient.errors import BadRequestError
-from slmclient.media import Image, image_bytes
+from slmclient.drivers.engine.pictures import unpacked
+from slmclient.media import Image
 from slmclient.messages import Message
 
 TAGS: Mapping[str, str] = {"phi3v": "<|image_{n}|>\n", "phi4mm": "<|image_{n}|>"}
@@ -31,19 +30,12 @@ def as_png(images: Sequence[Image], info: DriverInfo, provider: str) -> list[byt
     """Return the pictures as PNG files.
 
     Raises:
-        BadRequestError: One is damaged; the message says which.
+        BadRequestError: One is damaged or too large; the message says which.
         MissingDependencyError: Pillow is not installed.
     """
-    pillow = engine_module("PIL.Image", info, provider)
     files: list[bytes] = []
-    for number, image in enumerate(images, 1):
+    for picture in unpacked(images, info, provider):
         out = io.BytesIO()
-        try:
-            with pillow.open(io.BytesIO(image_bytes(image))) as picture:
-                picture.convert("RGB").save(out, "PNG", compress_level=1)
-        except Exception as error:  # decoders of files from anywhere raise all kinds
-            raise BadRequestError(
-                f"Image {number} cannot be read: {type(error).__name__}: {error}.", provider=provider
-            ) from None
+        picture.save(out, "PNG", compress_level=1)
         files.append(out.getvalue())
     return files

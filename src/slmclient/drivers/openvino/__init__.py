@@ -13,7 +13,7 @@ from typing import ClassVar
 from slmclient.catalogue.forms import GGUF, OPENVINO
 from slmclient.chat import KNOBS
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
-from slmclient.drivers.model_engine import ModelDriver
+from slmclient.drivers.engine.model import ModelDriver
 from slmclient.drivers.openvino.engine import OpenVinoEngine
 from slmclient.drivers.openvino.loading import PRECISIONS
 from slmclient.errors import ConfigurationError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from slmclient.drivers.answering import Answer
+from slmclient.drivers.engine.answering import Answer
 
 _LOOK = 0.2  # seconds between two looks at whether an answer is still wanted, while another thread steps
 

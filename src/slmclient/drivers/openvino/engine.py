@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers.answering import Answer
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
-from slmclient.drivers.model_engine import TokenEngine, common_prefix, engine_module, unsplit
-from slmclient.drivers.model_files import ModelFiles
+from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.files import ModelFiles
+from slmclient.drivers.engine.model import TokenEngine, common_prefix, engine_module, unsplit
 from slmclient.drivers.openvino import loading, vision
 from slmclient.drivers.openvino.batch import Batch
 from slmclient.drivers.openvino.sampling import config

@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from slmclient.catalogue.forms import OPENVINO_MARKS
-from slmclient.drivers import gguf
 from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.model_engine import engine_module
+from slmclient.drivers.engine import gguf
+from slmclient.drivers.engine.model import engine_module
 from slmclient.errors import ConfigurationError, MissingDependencyError
 
 PRECISIONS = ("f32", "f16", "bf16")

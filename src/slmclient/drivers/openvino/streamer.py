@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, cast
 
-from slmclient.drivers.answering import Answer
+from slmclient.drivers.engine.answering import Answer
 
 
 @cache

@@ -5,17 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from io import BytesIO
 from typing import Any
 
 from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.model_engine import engine_module
+from slmclient.drivers.engine.pictures import unpacked
 from slmclient.drivers.prompt import Template
-from slmclient.errors import BadRequestError
-from slmclient.media import Image, image_bytes
-
-MOST_PIXELS = 50_000_000
-"""A picture of more is refused before it is unpacked: a small file may hold a huge one."""
+from slmclient.media import Image
 
 TAG = "<ov_genai_image_{n}>"
 """What stands for a picture, whatever the model's own tag is. OpenVINO counts from 0, prompts here from 1."""
@@ -23,7 +18,6 @@ TAG = "<ov_genai_image_{n}>"
 _BEGIN = "<ov_genai_image_"
 _OTHERS = ("<ov_genai_video_", "<ov_genai_audio_", "<image>", "<|image_")  # what the engine would look for, too
 _NUMBERED = re.compile(re.escape(_BEGIN) + r"(\d+)>")
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 
 
 def guarded(template: Template) -> Template:
@@ -42,25 +36,4 @@ def tensors(images: Sequence[Image], numpy: Any, runtime: Any, info: DriverInfo,
     Raises:
         BadRequestError: A picture is damaged or too large.
     """
-    if not images:
-        return []
-    pillow = engine_module("PIL.Image", info, provider)
-    return [runtime.Tensor(numpy.array(_picture(image, pillow, provider))[None]) for image in images]
-
-
-def _picture(image: Image, pillow: Any, provider: str) -> Any:
-    try:
-        picture = pillow.open(BytesIO(image_bytes(image)), formats=_FORMATS)
-        if picture.width * picture.height > MOST_PIXELS:
-            raise BadRequestError(
-                f"An image has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}. Scale it "
-                "down.",
-                provider=provider,
-            )
-        return picture.convert("RGB")
-    except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise BadRequestError(f"An image is too large: {error}", provider=provider) from None
-    except (OSError, ValueError, SyntaxError):
-        raise BadRequestError(
-            "An image is damaged, cut off, or no PNG, JPEG, GIF, WebP or BMP file.", provider=provider
-        ) from None
+    return [runtime.Tensor(numpy.array(picture)[None]) for picture in unpacked(images, info, provider)]

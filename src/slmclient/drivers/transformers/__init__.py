@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.drivers.engine.model import ModelDriver, ModelEngine
 from slmclient.drivers.hub.library import is_commit
-from slmclient.drivers.model_engine import ModelDriver, ModelEngine
 from slmclient.drivers.transformers.engine import TransformersEngine
 from slmclient.drivers.transformers.loading import DTYPES
 from slmclient.drivers.transformers.sampling import ARGUMENTS, RANGES

@@ -12,11 +12,11 @@ from typing import Any
 from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers import hub
-from slmclient.drivers.answering import Answer
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
-from slmclient.drivers.model_engine import TokenEngine, engine_module, unsplit
-from slmclient.drivers.model_files import ModelFiles
+from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.files import ModelFiles
+from slmclient.drivers.engine.model import TokenEngine, engine_module, unsplit
 from slmclient.drivers.prompt import Prompt, render
 from slmclient.drivers.transformers import loading
 from slmclient.drivers.transformers.memory import Memory

@@ -5,21 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.model_engine import engine_module
+from slmclient.drivers.engine.pictures import unpacked
 from slmclient.drivers.prompt import Template, render
 from slmclient.errors import BadRequestError, ConfigurationError, SLMError
 from slmclient.media import Image, image_bytes
 from slmclient.messages import Message
 
-MOST_PIXELS = 50_000_000
-"""A picture of more is refused before it is unpacked: a small file may hold a huge one."""
-
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 _PROBE = Image(b"BM")
 _TOKENS = ("image_token", "fake_image_token", "global_image_token", "boi_token", "eoi_token")
 
@@ -60,7 +55,7 @@ class Eyes:
         Raises:
             BadRequestError: A picture is damaged or too large, or the processor refuses them.
         """
-        pictures = [self._picture(image) for image in images]
+        pictures = unpacked(images, self._info, self._provider)
         try:
             made = self._processor(text=text, images=pictures, add_special_tokens=False, return_tensors="pt")
         except (ValueError, TypeError, IndexError) as error:
@@ -82,24 +77,6 @@ class Eyes:
         for place in places:
             keys[place] = print_
         return keys, places[-1] + 1
-
-    def _picture(self, image: Image) -> Any:
-        pillow = engine_module("PIL.Image", self._info, self._provider)
-        try:
-            picture = pillow.open(BytesIO(image_bytes(image)), formats=_FORMATS)
-            if picture.width * picture.height > MOST_PIXELS:
-                raise BadRequestError(
-                    f"An image has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}. Scale it "
-                    "down.",
-                    provider=self._provider,
-                )
-            return picture.convert("RGB")
-        except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-            raise BadRequestError(f"An image is too large: {error}", provider=self._provider) from None
-        except (OSError, ValueError, SyntaxError):
-            raise BadRequestError(
-                "An image is damaged, cut off, or no PNG, JPEG, GIF, WebP or BMP file.", provider=self._provider
-            ) from None
 
 
 def load_eyes(engine: Any, path: Path, info: DriverInfo, provider: str, trusted: bool) -> Eyes:

@@ -20,10 +20,10 @@ from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
 from slmclient.chat import Cancellation, ChatRequest, Event
-from slmclient.drivers.room import Engine, Outlet
+from slmclient.drivers.engine.room import Engine, Outlet
 from slmclient.errors import EngineError, SLMError
 
-_START = "import sys; sys.path[:] = {path!r}; from slmclient.drivers.child import main; main()"
+_START = "import sys; sys.path[:] = {path!r}; from slmclient.drivers.engine.child import main; main()"
 _LOOK = 0.05  # seconds between two looks at whether the call is still wanted
 _STARTING = 30.0  # seconds that a child may take to say hello
 _STOPPING = 10.0  # seconds that a child may take to its next safe point; then it is ended

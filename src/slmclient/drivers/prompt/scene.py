@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from slmclient.drivers.disguise import unused
+from slmclient.drivers.prompt.disguise import unused
 from slmclient.errors import MissingDependencyError, UnsupportedFeatureError
 from slmclient.messages import Message, Text, ToolCall
 
@@ -28,14 +28,14 @@ def as_it_is(text: str) -> str:
     return text
 
 
-def sandbox() -> ModuleType:
+def jinja_sandbox() -> ModuleType:
     """Return the module that runs templates.
 
     Raises:
         MissingDependencyError: jinja2 is not installed.
     """
     try:
-        from slmclient.drivers import sandbox
+        from slmclient.drivers.prompt import sandbox
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("slmclient"):
             raise
@@ -45,7 +45,7 @@ def sandbox() -> ModuleType:
 
 def tools_place(template: Template) -> str | None:
     """Return where the template reads tools: ``variable``, ``message`` (the first system message), or None."""
-    if "tools" in sandbox().variables(template.source):
+    if "tools" in jinja_sandbox().variables(template.source):
         return "variable"
     return "message" if _TOOLS_OF_MESSAGE.search(template.source) else None
 
@@ -90,7 +90,7 @@ class Scene:
             "documents": None,
             "add_generation_prompt": not prefill,
         }
-        text = cast("str", sandbox().run(self.template.source, values))
+        text = cast("str", jinja_sandbox().run(self.template.source, values))
         return self._until_mark(text) if prefill else text
 
     def swallows_system(self, turns: Sequence[Message]) -> bool:
@@ -106,7 +106,7 @@ class Scene:
             return False
         try:
             text = self.text(probed)
-        except sandbox().TemplateRefused:  # it looks at what the system says: then it does not leave it out
+        except jinja_sandbox().TemplateRefused:  # it looks at what the system says: then it does not leave it out
             return False
         return not all(probe in text for probe in probes)
 

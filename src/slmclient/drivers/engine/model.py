@@ -17,10 +17,10 @@ from typing import Any, ClassVar, cast
 from slmclient import catalogue
 from slmclient.chat import ChatRequest, Note, Start
 from slmclient.drivers import hub
-from slmclient.drivers.answering import Answer, Detokenizer
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import ENGINE_OPTIONS, Engine, EngineDriver, Outlet
-from slmclient.drivers.model_files import ModelFiles, read_folder, read_gguf
+from slmclient.drivers.engine.answering import Answer, Detokenizer
+from slmclient.drivers.engine.files import ModelFiles, read_folder, read_gguf
 from slmclient.drivers.prompt import Prompt, Template, builtin, render
 from slmclient.errors import (
     BadRequestError,
@@ -356,7 +356,8 @@ def _check_schema(part: Any, place: str, depth: int = 50) -> None:
         raise BadRequestError("response_format: the schema is nested too deeply.")
     if isinstance(part, Mapping):
         kinds: Any = cast("Mapping[str, Any]", part).get("type", ())
-        for kind in [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, (list, tuple)) else ():
+        named = cast("Sequence[Any]", kinds if isinstance(kinds, (list, tuple)) else [kinds])
+        for kind in named:
             if isinstance(kind, str) and kind not in _JSON_TYPES and not place.endswith("properties"):
                 raise BadRequestError(
                     f"response_format: {place} has the type {kind!r}; JSON's are {', '.join(_JSON_TYPES)}."

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmclient.chat import Note
-from slmclient.drivers.disguise import Disguise, control_tokens
-from slmclient.drivers.scene import Scene, sandbox, scene, tools_place
+from slmclient.drivers.prompt.disguise import Disguise, control_tokens
+from slmclient.drivers.prompt.scene import Scene, jinja_sandbox, scene, tools_place
 from slmclient.errors import ConfigurationError
 from slmclient.media import Image
 from slmclient.messages import Message, Text
@@ -88,7 +88,7 @@ def _accepted(before: Scene, turns: tuple[Message, ...]) -> tuple[tuple[Message,
     for form, change in _forms(turns):
         try:
             text = before.text(form)
-        except sandbox().TemplateRefused as refusal:
+        except jinja_sandbox().TemplateRefused as refusal:
             reason = str(refusal)
             continue
         if not before.swallows_system(form):
@@ -137,13 +137,13 @@ def _pieces(before: Scene, turns: tuple[Message, ...], plain: str) -> tuple[tupl
         text = before.text(turns, disguise.whole, disguise.tokens)
         if disguise.plain(text) == plain:
             return disguise.pieces(text), []
-    except (sandbox().TemplateRefused, ConfigurationError):
+    except (jinja_sandbox().TemplateRefused, ConfigurationError):
         pass
     # The template looks into the texts: it is let see the words that it may look for, but for control tokens.
-    disguise = Disguise(tokens, before.free, sandbox().strings(before.template.source))
+    disguise = Disguise(tokens, before.free, jinja_sandbox().strings(before.template.source))
     try:
         text = before.text(turns, disguise.whole, disguise.tokens)
-    except sandbox().TemplateRefused as refusal:
+    except jinja_sandbox().TemplateRefused as refusal:
         raise _refused(str(refusal)) from None
     same = disguise.plain(text) == plain
     note = Note("converted", "a control token in the text was kept from the chat template, which looks for it")

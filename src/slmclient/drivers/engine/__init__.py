@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slmclient.chat import ChatRequest, Event
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
-from slmclient.drivers.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
+from slmclient.drivers.engine.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
 from slmclient.errors import APITimeoutError, ConfigurationError, SLMError, UnsupportedFeatureError
 from slmclient.messages import Message
 
@@ -118,7 +118,7 @@ class EngineDriver(Driver, ABC):
     def _new_room(self) -> Room:
         engine = self.make_engine()
         if self.own.get("process"):
-            from slmclient.drivers.child import ChildEngine
+            from slmclient.drivers.engine.child import ChildEngine
 
             engine = ChildEngine(engine, self.name)
         return Room(engine, self.name, max_waiting=self.own.get("max_waiting", MOST_WAITING))

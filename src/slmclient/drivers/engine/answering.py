@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from slmclient.chat import Event, Finish, FinishReason, ReasoningDelta, TextDelta, Usage
-from slmclient.drivers.room import Outlet
-from slmclient.phi.reasoning import ReasoningSplitter
+from slmclient.drivers.engine.room import Outlet
+from slmclient.phi.reasoning import ReasoningSplitter, begun
 
 _CUT = "\ufffd"
 """What decoders write for bytes that are no whole character."""
@@ -64,7 +64,7 @@ class StopStrings:
 
     def __init__(self, strings: Sequence[str]) -> None:
         self._strings = tuple(strings)
-        self._held = ""
+        self._held: str = ""
         self.found = False
 
     def feed(self, text: str) -> str:
@@ -74,21 +74,18 @@ class StopStrings:
         text = self._held + text
         found = [(place + len(string), place) for string in self._strings if (place := text.find(string)) >= 0]
         if found:  # the one that is complete first, so that it does not matter how the text is cut
-            self.found, self._held = True, ""
+            self.found = True
+            self._held = ""
             return text[: min(found)[1]]
-        kept = max(map(_overlap, [text] * len(self._strings), self._strings))
+        kept = max(begun(text, string) for string in self._strings)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
     def end(self) -> str:
         """Return what was held back and became nothing."""
-        held, self._held = self._held, ""
+        held = self._held
+        self._held = ""
         return held
-
-
-def _overlap(text: str, string: str) -> int:
-    """Return how many characters at the end of the text are the beginning of the string."""
-    return next((n for n in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:n])), 0)
 
 
 class Answer:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pydantic_core import from_json
 
-from slmclient.drivers.gguf import read_header
+from slmclient.drivers.engine.gguf import read_header
 from slmclient.errors import ConfigurationError
 
 _LARGEST = 256 * 1024 * 1024  # bytes of a JSON file; a large vocabulary has 35 MB
