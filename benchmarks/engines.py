@@ -167,9 +167,7 @@ def speed(run: Callable[[], Iterator[None]]) -> dict[str, float]:
     """Tokens per second after the first, and the process's peak memory."""
     for _ in run():
         pass
-    times = []
-    for _ in run():
-        times.append(time.perf_counter())
+    times = [time.perf_counter() for _ in run()]
     return {
         "tokens/s": (TOKENS - 1) / (times[-1] - times[0]),
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
