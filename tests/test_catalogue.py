@@ -448,8 +448,9 @@ def test_find_knows_every_spelling_in_any_case() -> None:
 
 
 def test_providers_of_puts_the_certain_ones_first() -> None:
-    assert providers_of("phi-4-mini") == ("azure", "llamacpp", "ollama", "onnx", "transformers", "nvidia")
-    assert providers_of("phi-3.5-mini-instruct") == ("llamacpp", "ollama", "onnx", "transformers", "mlx", "nvidia")
+    engines = ("llamacpp", "ollama", "onnx", "transformers", "openvino", "mlx")
+    assert providers_of("phi-4-mini") == ("azure", *engines, "nvidia")
+    assert providers_of("phi-3.5-mini-instruct") == (*engines, "nvidia")
     assert providers_of("phi-4-mini-flash-reasoning") == ("azure", "nvidia", "transformers")
     assert providers_of("smollm2-135m")[0] == "local"
     assert providers_of("gpt-9") == ()
@@ -501,10 +502,10 @@ def where(name: str, left: str) -> list[str]:
 
 
 def test_elsewhere_starts_on_the_own_machine_and_ends_with_the_doubtful() -> None:
-    own = ["llamacpp", "ollama", "onnx", "transformers"]
+    own = ["llamacpp", "ollama", "onnx", "transformers", "openvino", "mlx"]
     assert where("phi-4-mini", "github") == [*own, "azure", "nvidia"]
     assert where("phi-4-mini", "azure") == [*own, "nvidia"]
-    assert where("Phi-3.5-mini-instruct", "azure") == [*own, "mlx", "nvidia"]
+    assert where("Phi-3.5-mini-instruct", "azure") == [*own, "nvidia"]
     assert where("smollm2-135m", "azure") == ["local", "llamacpp", "ollama", "transformers"]
     assert where("phi-4-reasoning-vision", "azure") == ["transformers"]
     assert where("gpt-9", "azure") == []

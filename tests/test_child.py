@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Pipe
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
@@ -17,6 +19,7 @@ from slmclient import PhiClient
 from slmclient.chat import ChatOptions, ChatRequest, Event, Finish, Start, TextDelta, Usage
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Engine, EngineDriver, Outlet
+from slmclient.drivers.engine.child import _packed, serve
 from slmclient.errors import APITimeoutError, BadRequestError, EngineError
 from slmclient.request import chat_request
 
@@ -149,3 +152,100 @@ def test_a_client_that_goes_takes_its_process_along(driver: ParrotDriver) -> Non
     driver.close()
     assert not psutil.pid_exists(pid)
     stream.close()
+
+
+def test_a_process_that_falls_silent_ends_by_timeout(driver: ParrotDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slmclient.drivers.engine.child._STOPPING", 0.3)
+    first = text(driver, "process")
+    with pytest.raises(APITimeoutError, match="silent"):
+        events(driver, "hang", timeout=0.3)
+    assert text(driver, "process") != first
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_process_behind() -> None:
+    class Unloadable(ParrotDriver):
+        def make_engine(self) -> Engine:
+            return Refusing()
+
+    driver = Unloadable(DriverConfig("parrot", options={"process": True}))
+    before = psutil.Process().children()
+    with pytest.raises(BadRequestError, match="no such model"):
+        text(driver, "a")
+    assert psutil.Process().children() == before
+    driver.close()
+
+
+class Refusing(Parrot):
+    def load(self, wanted: Callable[[], bool]) -> None:
+        raise BadRequestError("no such model")
+
+
+class Unreadable(Parrot):
+    """Is pickled well, and cannot be made again."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_an_engine_that_the_process_cannot_make_again_is_an_error_at_once() -> None:
+    class Strange(ParrotDriver):
+        def make_engine(self) -> Engine:
+            return Unreadable()
+
+    driver = Strange(DriverConfig("parrot", options={"process": True}))
+    with pytest.raises(EngineError, match=r"cannot read what it was sent.*no number"):
+        text(driver, "a")
+    driver.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_control_and_c_is_for_the_parent(driver: ParrotDriver) -> None:
+    first = text(driver, "process")
+    os.kill(int(first), signal.SIGINT)
+    time.sleep(0.3)
+    assert text(driver, "process") == first
+
+
+def test_a_process_that_cannot_start_is_an_error_at_once(driver: ParrotDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("slmclient.drivers.engine.child._START", "raise SystemExit(4)")
+        with pytest.raises(EngineError, match="exit code 4"):
+            text(driver, "a")
+    assert text(driver, "a") == "a"
+
+
+def test_a_process_that_never_calls_holds_up_the_next_call_no_longer(
+    driver: ParrotDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("slmclient.drivers.engine.child._START", "import time; time.sleep(60)")
+        with pytest.raises(APITimeoutError):
+            events(driver, "a", deadline=0.5)
+    assert text(driver, "a") == "a"
+
+
+def test_what_is_no_text_in_the_path_of_modules_harms_nothing(
+    driver: ParrotDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("somewhere")])
+    assert text(driver, "a") == "a"
+
+
+class Slow(Parrot):
+    def load(self, wanted: Callable[[], bool]) -> None:
+        time.sleep(0.5)
+
+
+def test_a_stop_that_comes_before_its_call_began_is_not_forgotten() -> None:
+    """All three messages are there before the engine has loaded."""
+    ours, theirs = Pipe()
+    for message in (("load", Slow()), ("generate", _packed(request("endless"))), ("stop",)):
+        ours.send(message)
+    child = threading.Thread(target=serve, args=(theirs,), daemon=True)
+    child.start()
+    assert ours.recv() == ("done",)
+    said = [ours.recv()[0] for _ in range(4)]
+    assert said[-1] == "done", said
+    ours.close()
+    child.join(5)
+    assert not child.is_alive()

@@ -128,7 +128,7 @@ def test_an_alias_means_its_provider() -> None:
     assert pairs("--provider", "nim")
 
 
-@pytest.mark.parametrize("name", ["transformers", "mlx"])
+@pytest.mark.parametrize("name", ["transformers", "openvino", "mlx"])
 def test_what_an_engine_has_is_listed_when_asked_for(name: str) -> None:
     said = models("--provider", name)
     assert len(said.stdout.splitlines()) == len([1 for _, offer in offers() if offer.provider == name])
@@ -157,7 +157,7 @@ def test_a_value_that_does_not_exist_is_a_usage_error(
     "asked",
     [
         ["--provider", "github", "--status", "active"],
-        ["--provider", "openvino"],
+        ["--provider", "mlx", "--modality", "image"],
         ["--provider", "openai"],  # a provider that has what its server has
         ["--modality", "audio", "--status", "deprecated"],
         ["phi-4", "--modality", "audio"],

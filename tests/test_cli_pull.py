@@ -122,6 +122,7 @@ def test_where_no_engine_is_installed_the_error_says_what_to_install(variables: 
         (["phi-4-mini", "--engine", "lamacpp"], "Did you mean 'llamacpp'"),
         (["nvidia:phi-4-mini", "--engine", "llamacpp"], "names nvidia, and --engine llamacpp"),
         (["llamacpp"], "is a provider; write llamacpp:MODEL"),
+        (["phi-4-mini", "--engine", "xyzzy"], "Known: llamacpp, mlx, ollama, onnx, openvino, transformers."),
     ],
 )
 def test_a_command_line_that_contradicts_itself(arguments: list[str], message: str, slm: Slm) -> None:
@@ -203,6 +204,19 @@ def test_a_terminal_shows_a_bar(variables: dict[str, str], loopback: HubServer) 
     os.close(ours)
     assert b"MB" in shown
     assert "━".encode() in shown
+
+
+@pytest.mark.parametrize("arguments", [["azure:phi-4-mini"], ["phi-4-mini", "--engine", "azure"]])
+def test_what_no_provider_fetches_is_said_before_its_settings_are_asked_for(arguments: list[str], slm: Slm) -> None:
+    said = slm("pull", *arguments, code=1)
+    assert "azure pulls no models" in said.stderr
+    assert "Models are pulled for ollama, llamacpp, onnx" in said.stderr
+
+
+def test_a_path_is_said_to_be_for_no_engine_that_was_not_asked_for(slm: Slm, tmp_path: Path) -> None:
+    here = slm("pull", str(tmp_path))
+    assert (here.stdout.strip(), here.stderr) == (str(tmp_path), "")
+    assert f"SLM_PROVIDER=onnx SLM_MODEL={tmp_path} slm ask" in slm("pull", str(tmp_path), "-e", "onnx").stderr
 
 
 # --- what is here

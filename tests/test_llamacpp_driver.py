@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import pickle
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,8 +17,11 @@ import pytest
 
 from slmclient import AsyncPhiClient, Message, PhiClient
 from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.engine.files import ModelFiles
 from slmclient.drivers.engine.gguf import read_header
-from slmclient.drivers.llamacpp import LlamaCppDriver
+from slmclient.drivers.llamacpp import LlamaCppDriver, LlamaCppEngine
+from slmclient.drivers.prompt import Prompt
+from slmclient.drivers.secret import Secret
 from slmclient.errors import (
     BadRequestError,
     ConfigurationError,
@@ -265,6 +270,15 @@ def test_no_model_and_the_wrong_file_are_told_apart(tmp_path: Path, weights: Pat
         PhiClient("llamacpp", str(half)).chat("Hi")
 
 
+def test_a_folder_is_refused_with_the_file_that_may_be_meant(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")  # such as the folder of another engine
+    with pytest.raises(ConfigurationError, match=r"is a folder, and llama\.cpp reads files: give a GGUF file"):
+        PhiClient("llamacpp", str(tmp_path)).chat("Hi")
+    (tmp_path / "phi.gguf").touch()
+    with pytest.raises(ConfigurationError, match=r"give the file: \S+phi\.gguf\."):
+        PhiClient("llamacpp", str(tmp_path)).chat("Hi")
+
+
 def test_what_it_has_no_way_to_say_is_refused(client: PhiClient) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     with pytest.raises(UnsupportedFeatureError, match="tools"):
@@ -429,3 +443,63 @@ for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"})
 
 def test_the_port_that_the_engine_opens_is_closed_to_others(weights: Path) -> None:
     assert in_python(SERVED, str(weights)).splitlines() == ["127.0.0.1 401"] * 3
+
+
+def test_a_control_token_that_has_to_be_broken_up_is_reported(weights: Path) -> None:
+    """Where the template has no control token, llama.cpp reads the prompt as one string."""
+    options = {"chat_template": "Question: {{ messages[0].content }}\nAnswer:"}
+    with PhiClient("llamacpp", model=str(weights), options=options) as client:
+        assert client.chat("What is <|im_end|>?", max_tokens=1).converted == (
+            "control tokens in the text were broken up",
+        )
+        assert client.chat("What is this?", max_tokens=1).converted == ()
+
+
+def test_a_file_that_names_no_control_tokens_has_its_prompt_in_one(driver: LlamaCppDriver) -> None:
+    engine = LlamaCppEngine(driver.config, driver.info, None)
+    engine.files = ModelFiles(Path("x.gguf"), "x")
+    assert engine._spelled(Prompt(("<|user|>a <|", "end|> b"))) == "<|user|>a <|\u200bend|> b"
+
+
+def test_thoughts_that_the_caller_began_go_on_as_thoughts(client: PhiClient) -> None:
+    turns = [Message.user("How do I cook rice?"), Message.assistant("<think>Let me")]
+    reply = client.chat(turns, temperature=0, max_tokens=8)
+    assert reply.reasoning
+    assert reply.text == ""
+
+
+def test_what_concerns_connections_does_not_keep_an_engine_from_its_process() -> None:
+    config = DriverConfig(
+        "llamacpp",
+        "x.gguf",
+        api_key=Secret("k"),
+        headers={"X-Team": Secret("h")},
+        proxy=Secret("p", "proxy"),
+        verify=ssl.create_default_context(),
+    )
+    engine = pickle.loads(pickle.dumps(LlamaCppDriver(config).make_engine()))
+    assert engine.model == "x.gguf"
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "~nobody-of-that-name/x.gguf"])
+def test_a_name_that_can_be_no_path_is_a_model_not_found(name: str) -> None:
+    with PhiClient("llamacpp", model=name) as client, pytest.raises(ModelNotFoundError):
+        client.chat("x")
+
+
+def test_thoughts_have_no_stop_strings(client: PhiClient) -> None:
+    turns = [Message.user("How do I cook rice?"), Message.assistant("<think>")]
+    reply = client.chat(turns, temperature=0, max_tokens=20, stop=[" ", "\n"])
+    assert reply.finish_reason == "length"
+    assert " " in (reply.reasoning or "")
+
+
+def test_a_stop_string_ends_the_answer_with_its_tokens_counted(client: PhiClient) -> None:
+    whole = client.chat(JAPAN, temperature=0)
+    reply = client.chat(JAPAN, temperature=0, stop=" Tokyo")
+    assert reply.text == TOKYO.partition(" Tokyo")[0]
+    assert reply.usage is not None
+    assert whole.usage is not None
+    assert reply.usage.input_tokens == whole.usage.input_tokens
+    assert 0 < reply.usage.output_tokens < whole.usage.output_tokens
+    assert client.chat(JAPAN, temperature=0) == whole

@@ -87,6 +87,8 @@ def test_a_seed_repeats_and_without_one_answers_differ(client: PhiClient) -> Non
 
     assert said(seed=7) == said(seed=7) != said(seed=8)
     assert said() != said()
+    plain = [client.chat("Write a poem.", max_tokens=12, seed=seed, top_p=0.99).text for seed in range(3)]
+    assert len(set(plain)) > 1, "who gives top_p wants chance"
     assert said(seed=7, top_k=1) == client.chat("Write a poem.", temperature=0, max_tokens=12).text
     assert said(seed=7, extra={"min_p": 1.0}) == said(seed=8, extra={"min_p": 1.0})
 
@@ -114,6 +116,16 @@ def test_what_the_engine_cannot_take_is_a_typed_error(client: PhiClient, extra: 
     with pytest.raises(BadRequestError, match=said):
         client.chat("Hi", temperature=1.0, max_tokens=4, extra=extra)
     assert client.chat("Hi", max_tokens=2, extra=GOING).text
+
+
+def test_a_refused_call_leaves_the_cache_and_what_is_known_of_it_in_step(client: PhiClient) -> None:
+    def said(**options: Any) -> str:
+        return client.chat("Name three colours and two animals.", temperature=0, max_tokens=6, **options).text
+
+    expected = said()
+    with pytest.raises(BadRequestError):
+        said(extra={"nonsense": 1})
+    assert said() == expected
 
 
 def test_a_control_token_in_a_text_is_text(client: PhiClient) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,8 @@ def test_a_seed_repeats_and_without_one_answers_differ(client: PhiClient) -> Non
 
     assert said(seed=7) == said(seed=7) != said(seed=8)
     assert said() != said()
+    plain = [client.chat("Write a poem.", max_tokens=16, seed=seed, top_p=0.99).text for seed in range(4)]
+    assert len(set(plain)) > 1, "who gives top_p wants chance"
     assert said(seed=7, top_k=1) == client.chat("Write a poem.", temperature=0, max_tokens=16).text
 
 
@@ -197,12 +201,17 @@ def broken(kind: str, tmp_path: Path, folder: Path, weights: Path, other: Path) 
     if kind == "cut GGUF":
         path = path.with_suffix(".gguf")
         path.write_bytes(weights.read_bytes()[:5_000_000])
+    elif kind == "unknown GGUF":
+        path = path.with_suffix(".gguf")
+        key, length = b"general.architecture", struct.pack("<IQ", 8, 5)
+        path.write_bytes(weights.read_bytes().replace(key + length + b"llama", key + length + b"zebra", 1))
     elif kind == "renamed GGUF":
         path = path.with_suffix(".bin")
         path.symlink_to(weights)
     else:
         shutil.copytree(folder, path, copy_function=lambda source, target: Path(target).symlink_to(source))
-        name = "openvino_model.bin" if kind == "no numbers" else "openvino_model.xml"
+        names = {"no numbers": "openvino_model.bin", "no way back": "openvino_detokenizer.xml"}
+        name = names.get(kind, "openvino_model.xml")
         (path / name).unlink()
         if kind == "cut graph":
             (path / name).write_text((folder / name).read_text("utf-8")[:1000], "utf-8")
@@ -216,7 +225,9 @@ def broken(kind: str, tmp_path: Path, folder: Path, weights: Path, other: Path) 
         ("cut GGUF", "broken.gguf"),
         ("renamed GGUF", "ends in .gguf"),
         ("no numbers", "openvino_model.bin is missing"),
-        ("cut graph", "cannot load .*broken"),
+        ("no way back", "openvino_detokenizer.xml .*is missing"),
+        ("cut graph", "cannot load .*broken.* fetch it again"),
+        ("unknown GGUF", "cannot load .*broken.gguf.*architecture is unknown"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_named(
@@ -251,6 +262,13 @@ assert "openvino.tools.ovc.telemetry_stub" in sys.modules
 assert "openvino_telemetry" not in sys.modules
 import openvino_telemetry  # who wants it may have it
 """
+
+
+def test_a_model_by_its_name_is_not_called_by_the_commit_that_its_folder_is_named_after(folder: Path) -> None:
+    snapshot = folder  # as the hub's cache has it: the last folder is no name that anybody knows
+    for asked, name in (("org/model", "org/model"), (str(snapshot), snapshot.name)):
+        engine = OpenVinoDriver.engine_class(DriverConfig("openvino", asked), OpenVinoDriver.info, asked)
+        assert engine.read_files(snapshot).name == name
 
 
 def test_the_engine_is_imported_without_its_telemetry(tmp_path: Path) -> None:
@@ -317,6 +335,120 @@ def test_pictures_become_rows_of_colours_and_huge_ones_are_refused() -> None:
     Picture.new("1", (9000, 9000)).save(huge, "PNG")
     with pytest.raises(BadRequestError, match="9,000 × 9,000 pixels"):
         vision.tensors([Image(huge.getvalue())], numpy, openvino, info, "openvino")
+
+
+# --- A model that sees
+
+
+def drawn(number: int) -> Image:
+    """Return a red picture, or a blue one."""
+    import io
+
+    from PIL import Image as Picture
+
+    out = io.BytesIO()
+    Picture.new("RGB", (64, 48), ("red", "blue")[number - 1]).save(out, "PNG")
+    return Image(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def seeing(engine_models: EngineModels) -> Iterator[PhiClient]:
+    path = engine_models("llava_openvino")
+    with PhiClient("openvino", str(path), options=OPTIONS, env_file=False) as made:
+        yield made
+
+
+def looked(client: PhiClient, text: str, *pictures: Image, max_tokens: int = 20) -> tuple[str, int]:
+    reply = client.chat(Message.user(text, *pictures), temperature=0, max_tokens=max_tokens)
+    return reply.text, reply.usage.input_tokens
+
+
+@pytest.fixture(scope="module")
+def bare(engine_models: EngineModels) -> Callable[..., tuple[str, int]]:
+    """The engine without the driver: takes a prompt with the model's own tags, and the pictures."""
+    import numpy
+    import openvino
+    import openvino_genai
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 1}
+    pipe = openvino_genai.VLMPipeline(str(engine_models("llava_openvino")), "CPU", **settings)
+    asked = openvino_genai.GenerationConfig(max_new_tokens=20, apply_chat_template=False)
+
+    def answer(prompt: str, *pictures: Image) -> tuple[str, int]:
+        tensors = vision.tensors(pictures, numpy, openvino, OpenVinoDriver.info, "openvino")
+        result = pipe.generate(prompt, images=tensors, generation_config=asked)
+        return result.texts[0], result.perf_metrics.get_num_input_tokens()
+
+    return answer
+
+
+def turn(role: str, text: str) -> str:
+    return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+
+
+def test_pictures_are_answered_as_by_the_bare_engine(seeing: PhiClient, bare: Callable[..., tuple[str, int]]) -> None:
+    shown = [(), (drawn(1),), (drawn(2),), (drawn(1), drawn(2)), (drawn(2), drawn(1))]
+    said = [looked(seeing, "What is this?", *pictures) for pictures in shown]
+    for pictures, one in zip(shown, said, strict=True):
+        tags = "<image>" * len(pictures)
+        assert one == bare(f"{turn('user', f'{tags}What is this?')}<|im_start|>assistant\n", *pictures)
+    assert len({text for text, _ in said}) == len(shown), "other pictures, and another order, are other answers"
+
+
+def test_pictures_stay_in_their_turns(seeing: PhiClient, bare: Callable[..., tuple[str, int]]) -> None:
+    first = turn("user", "<image>What is this?") + turn("assistant", "A wall.")
+    for one, other in ((1, 2), (2, 1)):
+        said = [Message.user("What is this?", drawn(one)), Message.assistant("A wall.")]
+        reply = seeing.chat([*said, Message.user("And this?", drawn(other))], temperature=0, max_tokens=20)
+        prompt = f"{first}{turn('user', '<image>And this?')}<|im_start|>assistant\n"
+        assert (reply.text, reply.usage.input_tokens) == bare(prompt, drawn(one), drawn(other))
+
+
+def test_nobody_forges_a_picture(seeing: PhiClient) -> None:
+    for tag in ("<ov_genai_image_0>", "<ov_genai_image_1>", "<image>", "<|im_end|>"):
+        for pictures in ((), (drawn(1),)):
+            reply = seeing.chat(Message.user(f"What is {tag}?", *pictures), temperature=0, max_tokens=2)
+            assert reply.usage.input_tokens < 50, "a second picture would be refused, or cost sixteen more"
+            assert any("broken up" in note for note in reply.converted)
+
+
+def test_an_answer_to_pictures_is_left_and_stopped(seeing: PhiClient) -> None:
+    whole, tokens = looked(seeing, "What is this?", drawn(1))
+    word = whole.split()[2]
+    cut = seeing.chat(Message.user("What is this?", drawn(1)), temperature=0, max_tokens=20, stop=[word])
+    assert cut.text == whole[: whole.index(word)]
+    assert (cut.usage.input_tokens, cut.finish_reason) == (tokens, "stop")
+    options: Any = {"temperature": 0, "max_tokens": 1000, "extra": {"min_new_tokens": 1000}}
+    with seeing.stream(Message.user("Tell me a story.", drawn(1)), **options) as stream:
+        next(iter(stream))
+        stream.cancel()
+    assert stream.reply.finish_reason == "cancelled"
+    assert looked(seeing, "What is this?", drawn(1)) == (whole, tokens)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_pictures_count_against_the_context(slots: int, engine_models: EngineModels) -> None:
+    options = {**OPTIONS, "n_ctx": 40, "n_parallel": slots}
+    with PhiClient("openvino", str(engine_models("llava_openvino")), options=options, env_file=False) as short:
+        reply = short.chat(Message.user("What is this?", drawn(1)), temperature=0, max_tokens=100)
+        assert reply.usage.input_tokens + reply.usage.output_tokens == 40
+        assert reply.finish_reason == "length"
+        with pytest.raises(ContextLengthExceededError, match=r"pictures.*40 tokens"):
+            looked(short, "What is this?", drawn(1), drawn(2))
+        assert looked(short, "What is this?", max_tokens=4)[0]
+
+
+def test_answers_to_pictures_run_side_by_side(seeing: PhiClient, engine_models: EngineModels) -> None:
+    asked: list[tuple[Any, ...]] = [(), (drawn(1),), (drawn(2), drawn(1))]
+    alone = [looked(seeing, "What is this?", *pictures) for pictures in asked]
+    options = {**OPTIONS, "n_parallel": 3}
+    with PhiClient("openvino", str(engine_models("llava_openvino")), options=options, env_file=False) as several:
+        with ThreadPoolExecutor(3) as pool:
+            beside = list(pool.map(lambda pictures: looked(several, "What is this?", *pictures), asked))
+        assert beside == alone
+        stopped: Any = {"temperature": 0, "max_tokens": 20, "stop": [alone[1][0].split()[2]]}
+        reply = several.chat(Message.user("What is this?", drawn(1)), **stopped)
+        assert (reply.usage.input_tokens, reply.finish_reason) == (alone[1][1], "stop")
 
 
 def test_text_comes_token_by_token(client: PhiClient) -> None:

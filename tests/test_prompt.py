@@ -274,6 +274,20 @@ def test_a_last_assistant_turn_in_parts_is_left_open() -> None:
     assert prompt.text == "[user]U[end][assistant]Once"
 
 
+def test_a_template_that_reads_lists_only_gets_lists() -> None:
+    """Those of many models that see do: a text given as a string would be left out without a word."""
+    source = (
+        "{% for m in messages %}{{ m.role }}:"
+        "{% for c in m.content | selectattr('type', 'equalto', 'image') %}<image>{% endfor %}"
+        "{% for c in m.content | selectattr('type', 'equalto', 'text') %}{{ c.text }}{% endfor %};{% endfor %}"
+    )
+    asked = [Message.user("What is this?"), Message.assistant("A wall."), Message.user("And this?", PIXEL)]
+    template = Template(source, ("<image>",))
+    assert render(template, asked[:1]).text == "user:What is this?;"
+    assert render(template, asked).text == "user:What is this?;assistant:A wall.;user:<image>And this?;"
+    assert render(template, asked, image_tag="<{n}>").text.endswith("user:<1>And this?;")
+
+
 def test_a_template_that_leaves_out_the_last_turn_is_refused() -> None:
     source = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     with pytest.raises(UnsupportedFeatureError, match="the last message must be the user's"):

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -256,3 +262,78 @@ def test_an_engine_that_shows_signs_of_life_is_not_silent() -> None:
     threading.Timer(0.8, clerk.gate.set).start()
     assert any(isinstance(event, Finish) for event in driver.events(request("slow", timeout=0.3)))
     driver.close()
+
+
+class Collecting(queue.SimpleQueue[Any]):
+    """An inbox that has Python collect garbage when a text comes in, as any allocation may."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if isinstance(item, TextDelta):
+            gc.collect()
+        super().put(item)
+
+
+def test_a_client_that_is_collected_on_the_engines_thread_holds_up_nothing(
+    clerk: Clerk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgotten() -> threading.Thread:
+        driver = ClerkDriver(clerk)
+        monkeypatch.setattr("slmclient.drivers.engine.queue.SimpleQueue", Collecting)
+        stream = driver.events(request("half-read"))
+        next(stream)
+        driver.cycle = (driver, stream)  # type: ignore[attr-defined]  # only the collector ends them
+        assert driver._room is not None
+        return next(iter(driver._room._threads))
+
+    gc.collect()
+    gc.disable()
+    try:
+        thread = forgotten()
+        clerk.gate.set()
+        thread.join(5)
+        assert not thread.is_alive()
+    finally:
+        gc.enable()
+
+
+_FORKED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from test_room import Clerk, ClerkDriver, request
+from slmclient.errors import ConfigurationError
+from slmclient.chat import TextDelta
+
+def text(driver, prompt):
+    return "".join(e.text for e in driver.events(request(prompt, deadline=5)) if isinstance(e, TextDelta))
+
+clerk = Clerk()
+clerk.gate.set()
+driver = ClerkDriver(clerk)
+print(text(driver, "before"), flush=True)
+if os.fork() == 0:
+    try:
+        text(driver, "old")
+    except ConfigurationError as error:
+        print(error)
+    new = ClerkDriver(clerk)
+    print(text(new, "new"), flush=True)
+    driver.close()
+    os._exit(0)
+os.wait()
+print(text(driver, "after"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_needs_a_client_of_its_own_and_is_told_so() -> None:
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _FORKED, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    before, told, new, after = run.stdout.splitlines()
+    assert (before, new, after) == ("before", "new", "after")
+    assert "forked" in told

@@ -430,6 +430,13 @@ def test_a_model_for_text_takes_no_pictures(tiny_client: PhiClient) -> None:
 # --- GGUF, loading
 
 
+def test_a_gguf_file_that_is_cut_off_says_so(weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(weights.read_bytes()[:5_000_000])
+    with client_of(path) as client, pytest.raises(ConfigurationError, match=r"cut.gguf is broken or cut off"):
+        client.chat(JAPAN)
+
+
 def test_a_gguf_file_is_unpacked_and_a_deadline_during_that_frees_the_caller(
     weights: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI in this process keeps the contract: real weights, one answer at a time and several."""
+"""OpenVINO GenAI in this process keeps the contract: real weights, one answer at a time, several, and pictures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Engine(DriverContract):
     long_options = {"extra": {"min_new_tokens": 1200}}
     understands = frozenset(Feature) - {Feature.IMAGES}
 
+    made_by = "smollm2_openvino"
     more: dict[str, Any] = {}
 
     @pytest.fixture(autouse=True)
     def _model(self, engine_models: EngineModels) -> None:
-        self.model = engine_models("smollm2_openvino")
+        self.model = engine_models(self.made_by)
 
     def make_driver(self) -> Driver:
         # In single precision an answer is the same whatever is kept of its prompt, and whatever runs beside it.
@@ -38,3 +39,10 @@ class TestOpenVinoInBatches(Engine):
     """Three answers at the same time."""
 
     more = {"n_parallel": 3}
+
+
+class TestOpenVinoSeeing(Engine):
+    """A model that takes pictures."""
+
+    made_by = "llava_openvino"
+    understands = frozenset(Feature)

@@ -24,6 +24,8 @@ Examples:
   slm ask "Summarise this" < notes.txt
   slm ask -p nvidia:phi-4-mini -s "Be brief" "What is a monad?"
   slm chat
+  slm pull phi-4-mini
+  slm models --local
   slm doctor
 
 With nothing configured a small model answers on this machine, without a key; its first use fetches 93 MB.
@@ -192,7 +194,8 @@ def models(
 ) -> None:
     """List the known models and who has them.
 
-    Options narrow the list together: --provider azure --status active lists what Azure still has.
+    Options narrow the list together: --provider azure --status active lists what Azure still has. --local and --served
+    are other lists: what is on this machine, and what a server says that it has.
     """
     if local:
         if name or provider or modality or status or served:
@@ -231,7 +234,7 @@ def pull(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch a model before it is needed; without a name, the embedded one.
+    """Fetch a model; without a name, the embedded one.
 
     Prints the path of the file or folder. What is there already is not fetched again; what was broken off goes on.
     """
@@ -248,7 +251,10 @@ def remove(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """Remove a model from this machine."""
+    """Remove a model from this machine.
+
+    All that is here of its repository goes, for every program that uses the hub's cache. It asks first.
+    """
     from slmclient.cli.local_models import remove
 
     return remove(name, yes=yes, quiet=quiet)

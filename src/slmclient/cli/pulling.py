@@ -11,8 +11,8 @@ from slmclient.cli import installed, weights
 from slmclient.cli.progress import Display
 from slmclient.cli.terminal import say
 from slmclient.drivers import hub, registry
-from slmclient.drivers.base import DriverConfig, DriverInfo
-from slmclient.errors import ModelNotFoundError
+from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
+from slmclient.errors import ModelNotFoundError, UnsupportedFeatureError
 from slmclient.given import Given
 from slmclient.request import unknown_name
 from slmclient.settings import resolve, split
@@ -27,6 +27,12 @@ def run(name: str | None, engine: str | None, quantization: str | None, source: 
         print(weights.pull(source, quiet=quiet))
         return
     provider, model = _provider_and_model(name, engine)
+    if provider is not None and not _pulls(provider):
+        raise UnsupportedFeatureError(
+            f"{provider} pulls no models: it has what it serves. Models are pulled for {', '.join(_pullers())}.",
+            provider=provider,
+            model=model,
+        )
     if provider is None and catalogue.offer(model, registry.LOCAL) is not None and quantization is None:
         provider = registry.LOCAL
     if provider is not None and weights.is_embedded(provider, model):
@@ -47,10 +53,20 @@ def _provider_and_model(name: str, engine: str | None) -> tuple[str | None, str]
         return provider, model or name
     chosen = registry.canonical(engine)
     if chosen is None:
-        raise typer.BadParameter(unknown_name("engine", engine, registry.names()), param_hint="--engine")
+        raise typer.BadParameter(unknown_name("engine", engine, _pullers()), param_hint="--engine")
     if provider is not None and provider != chosen:
         raise typer.BadParameter(f"{name!r} names {provider}, and --engine {chosen}.", param_hint="--engine")
     return chosen, model or name
+
+
+def _pulls(provider: str) -> bool:
+    """Return whether models can be fetched for a provider: it reads files in this process, or its server fetches."""
+    driver = registry.driver_class(provider)
+    return bool(driver.info.weights) or driver.pull is not Driver.pull
+
+
+def _pullers() -> list[str]:
+    return [name for name in registry.ROWS if name != registry.LOCAL and _pulls(name)]
 
 
 def _refuse_quantization(quantization: str | None, provider: str) -> None:
@@ -78,6 +94,8 @@ def _from_hub(provider: str | None, model: str, quantization: str | None, *, qui
     config = resolve(Given(provider=first, model=model)).driver
     found = weights.from_hub(config, forms, quantization, quiet=quiet)
     print(found.path)
+    if not found.form and provider is None:  # a path: it is here, and which engine reads it was not looked at
+        return
     engine = next((name for name, info in engines.items() if found.form in info.weights), first)
     _tell_how_to_run(engine, _name_to_run(config, engines[engine], model, found), quiet=quiet)
 

@@ -20,6 +20,7 @@ from slmclient.drivers import fetch
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.files import ModelFiles
 from slmclient.drivers.engine.model import (
     BREAK,
     MAX_TOKENS,
@@ -35,6 +36,7 @@ from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect
 from slmclient.errors import (
     BadRequestError,
+    ConfigurationError,
     EngineError,
     MissingDependencyError,
     SLMError,
@@ -83,6 +85,14 @@ class LlamaCppEngine(ModelEngine):
             )
         except fetch.FetchCancelled:
             raise EngineError("Fetching the model was given up.", provider=self.name) from None
+
+    def read_files(self, path: Path) -> ModelFiles:
+        """Return what the file says; a folder is refused here, with the file that may be meant."""
+        if path.is_dir():
+            inside = next(iter(sorted(path.glob("*.gguf"))), None)
+            hint = f"give the file: {inside}" if inside else "give a GGUF file. Folders are for other engines"
+            raise ConfigurationError(f"{path} is a folder, and llama.cpp reads files: {hint}.", provider=self.name)
+        return super().read_files(path)
 
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Start llama.cpp on the file."""
@@ -150,6 +160,7 @@ class LlamaCppEngine(ModelEngine):
                 self._server.handle_chat_completions({**body, **request.extra}, call.receive)
             else:
                 body["prompt"] = self._spelled(prompt)
+                call.in_one = isinstance(body["prompt"], str)
                 self._server.handle_completions({**body, **request.extra}, call.receive)
         except (ValueError, TypeError, RuntimeError) as error:
             raise BadRequestError(f"{self.name} refused the request: {error}", provider=self.name) from None
@@ -160,8 +171,10 @@ class LlamaCppEngine(ModelEngine):
         body = {_SPELLING.get(name, name): value for name, value in sampling.items()}
         if (schema := schema_of(request)) is not None:
             body["json_schema"] = {**schema, "x-guidance": _COMPACT}
+        body.pop("stop", None)  # llama.cpp would look for them in the thoughts, too
         # With its progress in a prompt llama.cpp sends a frame a batch: so a long prompt can be left, too.
-        return {**body, "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
+        told = {"return_progress": True, "timings_per_token": True}
+        return {**body, "stream": True, "stream_options": {"include_usage": True}, **told}
 
     def _spelled(self, prompt: Prompt) -> Any:
         """Return the prompt as llama.cpp takes it.
@@ -175,8 +188,9 @@ class LlamaCppEngine(ModelEngine):
             pieces[0] = pieces[0][len(bos) :]  # llama.cpp puts it there itself
         if len(pieces) == 1:
             return pieces[0]
-        ids = files.ids
-        known = re.search("|".join(re.escape(text) for text in sorted(ids, key=len, reverse=True)), pieces[0])
+        ids = {text: token for text, token in files.ids.items() if len(text) > 1}
+        names = "|".join(re.escape(text) for text in sorted(ids, key=len, reverse=True))
+        known = re.search(names or "(?!)", pieces[0])
         if known is None:
             return BREAK.join(pieces)
         begin = [ids[bos]] if files.adds_bos and bos in ids else []
@@ -185,7 +199,10 @@ class LlamaCppEngine(ModelEngine):
 
     def fault(self, frame: Mapping[str, Any]) -> SLMError:
         """Return the error that a frame tells of."""
-        code = frame["error"].get("code")
+        error = frame["error"]
+        if error.get("type") == "exceed_context_size_error":
+            return self.too_long(error.get("n_prompt_tokens", 0), error.get("n_ctx", self.context))
+        code = error.get("code")
         origin = faults.Origin(self.name, self.model_name, _DIALECT, hosted=False)
         return faults.fault(origin, code if isinstance(code, int) else 500, {}, frame)
 
@@ -240,6 +257,13 @@ def _parts(prompt: Prompt) -> list[dict[str, Any]]:
     return parts
 
 
+def _counted(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usage up to a frame."""
+    timings = frame.get("timings") or {}
+    read = timings.get("cache_n", 0) + timings.get("prompt_n", 0)
+    return {"prompt_tokens": read, "completion_tokens": timings.get("predicted_n", 0)}
+
+
 class _Call:
     """Takes the frames of one answer."""
 
@@ -247,8 +271,11 @@ class _Call:
         self._engine = engine
         self._prompt = prompt
         self._emit = emit
-        # llama.cpp counts tokens and looks for stop strings itself.
-        self._answer = Answer(emit, limit=1, thinking=is_thinking(prompt))
+        # llama.cpp counts tokens itself.
+        stop = request.sampling.get("stop", ())
+        self._answer = Answer(emit, limit=1, stop=stop, thinking=is_thinking(prompt, request))
+        self.in_one = True
+        """Whether llama.cpp reads the prompt as one string."""
         self._begun = False
         self._bound = request.response_format is not None and request.prefill is None
         self._last: Mapping[str, Any] = {}
@@ -272,7 +299,7 @@ class _Call:
             raise self._engine.fault(frame)
         if not self._begun:
             self._begun = True
-            notes = unsplit(self._prompt)[1] if self._engine.image_tag else []
+            notes = unsplit(self._prompt)[1] if self.in_one else []
             if not self._engine.announce(self._emit, self._prompt, notes):
                 return False
         self._usage = frame.get("usage") or self._usage
@@ -286,6 +313,9 @@ class _Call:
             if text and self._bound:
                 self._check_bound(text)
             if text and not self._answer.text(text):
+                if self._answer.reason and not self._last:  # a stop string: no frame will come that ends the answer
+                    self._last, self._usage = frame, _counted(frame)
+                    return False
                 return bool(self._last)
         return self._emit.wanted
 

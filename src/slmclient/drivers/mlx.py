@@ -22,7 +22,7 @@ from slmclient.chat import KNOBS, ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.files import ModelFiles
-from slmclient.drivers.engine.model import ModelDriver, TokenEngine, common_prefix, engine_module
+from slmclient.drivers.engine.model import ModelDriver, TokenEngine, common_prefix, engine_module, is_drawn
 from slmclient.errors import BadRequestError, ConfigurationError, EngineError, MissingDependencyError, SLMError
 from slmclient.request import unknown_name
 
@@ -187,6 +187,7 @@ class MlxEngine(TokenEngine):
         extra = len(self._known) - kept
         usable = self._cache and self._known and kept and (not extra or self._caches.can_trim_prompt_cache(self._cache))
         if usable and (not extra or self._caches.trim_prompt_cache(self._cache, extra) == extra):
+            self._known = ids[:kept]  # at once: what comes next may refuse the request
             return kept
         self._cache, self._known = self._caches.make_prompt_cache(self._model), []
         return 0
@@ -205,7 +206,7 @@ class MlxEngine(TokenEngine):
         """
         own, given = self.files.sampling, request.sampling
         sampler, processors = self._extra(request)
-        temperature = given.get("temperature", own.get("temperature", 1.0) if own.get("do_sample") else 0.0)
+        temperature = given.get("temperature", own.get("temperature", 1.0)) if is_drawn(request, own) else 0.0
         words = len(self._words.vocab) if hasattr(self._words, "vocab") else 0
         top_k = given.get("top_k", own.get("top_k", 0))
         for name in _PENALTIES:

@@ -21,13 +21,18 @@ from typing import Any
 
 from slmclient.chat import Cancellation, ChatRequest, Event
 from slmclient.drivers.engine.room import Engine, Outlet
-from slmclient.errors import EngineError, SLMError
+from slmclient.errors import APITimeoutError, EngineError, SLMError
 
-_START = "import sys; sys.path[:] = {path!r}; from slmclient.drivers.engine.child import main; main()"
+# Control and C goes to all processes of a terminal: this one ends when its parent closes the line, and not before.
+_START = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); sys.path[:] = {path!r}; "
+    "from slmclient.drivers.engine.child import main; main()"
+)
 _LOOK = 0.05  # seconds between two looks at whether the call is still wanted
 _STARTING = 30.0  # seconds that a child may take to say hello
 _STOPPING = 10.0  # seconds that a child may take to its next safe point; then it is ended
 _SIGN = 0.5  # seconds between two signs of life
+_LAST = ("done", "error", "failed")  # what the child says last of a call
 
 
 class ChildEngine(Engine):
@@ -47,30 +52,47 @@ class ChildEngine(Engine):
     def load(self, wanted: Callable[[], bool]) -> None:
         """Start the process and load the model there; given up, the process is ended at once."""
         self._end()
-        self._start()
-        self._send("load", self._engine)
-        while (said := self._heard()) is None or said[0] == "alive":
-            if not wanted():
-                self._end()
-                raise EngineError("Loading the model was given up.", provider=self._name)
-        self._check(said)
+        self._start(wanted)
+        try:
+            self._send("load", self._engine)
+            while (said := self._heard()) is None or said[0] == "alive":
+                if not wanted():
+                    raise self._given_up()
+            self._check(said)
+        except BaseException:  # a process without a model is of no use to anybody
+            self._end()
+            raise
 
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Have the child generate, and pass its events on."""
         if self._child is None or self._child.poll() is not None:
             self.load(lambda: emit.wanted)
         self._send("generate", _packed(request))
-        stopped: float | None = None
+        heard = time.monotonic()
         while True:
             said = self._heard()
-            going = emit(said[1]) if said is not None and said[0] == "event" and stopped is None else emit.wanted
-            if said is not None and said[0] in ("done", "error"):
-                self._check(said)
+            if said is not None:
+                heard = time.monotonic()
+                if said[0] in _LAST:
+                    self._check(said)
+                    return
+            # Looking is a sign of life, and so it must not be one that this process gives for a silent child.
+            if time.monotonic() - heard > request.timeout:
+                self._stop()
+                raise APITimeoutError(
+                    f"{self._name} was silent for timeout={request.timeout:g} s. Raise timeout= or shorten the prompt.",
+                    provider=self._name,
+                )
+            if not (emit(said[1]) if said is not None and said[0] == "event" else emit.wanted):
+                self._stop()
                 return
-            if not going and stopped is None:
-                stopped = time.monotonic()
-                self._send("stop")
-            if stopped is not None and time.monotonic() - stopped > _STOPPING:
+
+    def _stop(self) -> None:
+        """Have the child leave its answer; one that does not is ended."""
+        self._send("stop")
+        end = time.monotonic() + _STOPPING
+        while (said := self._heard()) is None or said[0] not in _LAST:
+            if time.monotonic() > end:
                 self._end()
                 return
 
@@ -78,24 +100,23 @@ class ChildEngine(Engine):
         """End the process."""
         self._end()
 
-    def _start(self) -> None:
+    def _start(self, wanted: Callable[[], bool]) -> None:
         key = secrets.token_bytes(32)
         with Listener(authkey=key) as listener:
-            command = [sys.executable, "-c", _START.format(path=sys.path)]
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-            assert self._child.stdin is not None
-            with self._child.stdin as stdin:
-                stdin.write(f"{key.hex()}\n{listener.address!s}\n".encode())
-            timer = threading.Timer(_STARTING, listener.close)  # a child that cannot start never calls
-            watch = threading.Thread(target=_close_at_end, args=(self._child, listener), daemon=True)
-            timer.start()
-            watch.start()
+            command = [sys.executable, "-c", _START.format(path=[place for place in sys.path if type(place) is str])]
+            come = threading.Event()
             try:
+                self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+                assert self._child.stdin is not None
+                with self._child.stdin as stdin:
+                    stdin.write(f"{key.hex()}\n{listener.address!s}\n".encode())
+                arguments = (self._child, listener.address, come, wanted)
+                threading.Thread(target=_knock_if_in_vain, args=arguments, daemon=True).start()
                 self._line = listener.accept()
             except Exception:
-                raise self._died() from None
+                raise self._died() if wanted() else self._given_up() from None
             finally:
-                timer.cancel()
+                come.set()
 
     def _send(self, *message: Any) -> None:
         try:
@@ -115,6 +136,12 @@ class ChildEngine(Engine):
     def _check(self, said: tuple[Any, ...]) -> None:
         if said[0] == "error":
             raise said[1]
+        if said[0] == "failed":
+            raise EngineError(f"{self._name} failed: {said[1]}", provider=self._name)
+
+    def _given_up(self) -> EngineError:
+        self._end()
+        return EngineError("Loading the model was given up.", provider=self._name)
 
     def _died(self) -> EngineError:
         child = self._child
@@ -123,9 +150,9 @@ class ChildEngine(Engine):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = child.wait(1.0)
         self._end()
+        how = "did not start" if code is None else f"ended (exit code {code}), perhaps for want of memory"
         return EngineError(
-            f"The process of {self._name} ended (exit code {code}), perhaps for want of memory. The next call starts "
-            "a new one.",
+            f"The process of {self._name} {how}. The next call starts a new one.",
             provider=self._name,
         )
 
@@ -143,9 +170,16 @@ class ChildEngine(Engine):
                 child.wait()
 
 
-def _close_at_end(child: subprocess.Popen[bytes], listener: Listener) -> None:
-    child.wait()
-    listener.close()
+def _knock_if_in_vain(
+    child: subprocess.Popen[bytes], address: Any, come: threading.Event, wanted: Callable[[], bool]
+) -> None:
+    """End the wait for a child that will not call: closing a listener wakes up nobody, but a call without key does."""
+    end = time.monotonic() + _STARTING
+    while not come.wait(_LOOK):
+        if child.poll() is not None or time.monotonic() > end or not wanted():
+            with contextlib.suppress(OSError):
+                Client(address).close()
+            return
 
 
 def _packed(request: ChatRequest) -> dict[str, Any]:
@@ -186,16 +220,22 @@ class _Outbox:
 def main() -> None:
     """Serve the parent until it closes the line."""
     key, address = sys.stdin.readline().strip(), sys.stdin.readline().strip()
-    line = Client(address, authkey=bytes.fromhex(key))
+    serve(Client(address, authkey=bytes.fromhex(key)))
+
+
+def serve(line: Connection[Any, Any]) -> None:
+    """Do what comes over the line, until it is closed."""
     inbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
     stopped = threading.Event()
     threading.Thread(target=_listen, args=(line, inbox, stopped), daemon=True).start()
     engine: Engine | None = None
     while (message := inbox.get()) is not None:
-        stopped.clear()
         out = _Outbox(line, stopped)
+        said: tuple[Any, ...] = ("done",)
         try:
-            if message[0] == "load":
+            if message[0] == "unreadable":
+                said = ("failed", message[1])
+            elif message[0] == "load":
                 engine = message[1]
                 assert engine is not None
                 engine.load(out.is_wanted)
@@ -204,15 +244,16 @@ def main() -> None:
                 deadline = time.monotonic() + packed.pop("deadline_at")
                 request = replace(ChatRequest(**packed), deadline_at=deadline, cancellation=Cancellation())
                 engine.generate(request, out)
-            said: tuple[Any, ...] = ("done",)
         except SLMError as error:
             said = ("error", error)
         except Exception as error:
-            said = ("error", EngineError(f"{type(error).__name__}: {error}"))
+            said = ("failed", f"{type(error).__name__}: {error}")
         try:
             line.send(said)
         except OSError:
             return
+        except Exception as error:  # an error that cannot be pickled
+            line.send(("failed", f"{said[-1]} ({type(error).__name__}: {error})"))
 
 
 def _listen(
@@ -225,7 +266,10 @@ def _listen(
             inbox.put(None)
             stopped.set()
             return
+        except Exception as error:  # such as a class that this process does not find, because it is the program's own
+            message = ("unreadable", f"its process cannot read what it was sent ({type(error).__name__}: {error})")
         if message[0] == "stop":
             stopped.set()
         else:
+            stopped.clear()  # here, for a stop may follow before the call begins
             inbox.put(message)

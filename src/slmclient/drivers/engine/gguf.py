@@ -72,7 +72,7 @@ def read_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise ConfigurationError(f"{path} is no GGUF file: llama.cpp reads only that format.")
+                raise ConfigurationError(f"{path} is no GGUF file, which a model in one file has to be.")
             return _header(_Reader(file, path.stat().st_size))
     except (OSError, ValueError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
         if isinstance(error, FileNotFoundError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +46,7 @@ _CONTEXTS = (16, 10_000_000)  # tokens
 _TAIL = 6  # ids before an answer that goes on in the middle of a text
 _PIECE_SECONDS = 0.04  # an engine that holds the interpreter's lock gives it back this often
 _JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 64, 16, 512
+_FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 16, 16, 512
 
 
 class ModelDriver(EngineDriver):
@@ -78,14 +80,19 @@ class ModelDriver(EngineDriver):
 
     def make_engine(self) -> Engine:
         """Return the engine, with nothing loaded yet."""
-        return self.engine_class(self.config, self.info, self.default_model)
+        plain = replace(
+            self.config, api_key=None, headers={}, proxy=None, verify=True
+        )  # goes to another process, maybe
+        return self.engine_class(plain, self.info, self.default_model)
 
     def shared_by(self) -> Hashable | None:
         """Return what two clients have in common that can share one loaded model: all that loading depends on."""
         if self.default_model is None:
             return None
-        path = Path(self.default_model).expanduser()
-        place = str(path.resolve()) if path.exists() else (self.default_model, self.config.cache_dir)
+        place: Hashable = (self.default_model, self.config.cache_dir)
+        with suppress(OSError, RuntimeError):  # a name too long for a path; no home folder
+            if (path := Path(self.default_model).expanduser()).exists():
+                place = str(path.resolve())
         return (type(self), self.name, place, repr(sorted(self.config.options.items())))
 
 
@@ -116,8 +123,11 @@ class ModelEngine(Engine):
         """Load the model at that path into the engine."""
 
     def read_files(self, path: Path) -> ModelFiles:
-        """Return what the files at that path say."""
-        return read_folder(path) if path.is_dir() else read_gguf(path)
+        """Return what the files at that path say; a folder's name is the one that the user knows, not a commit's."""
+        if not path.is_dir():
+            return read_gguf(path)
+        given = Path(self.model or "").expanduser()
+        return replace(read_folder(path), name=given.absolute().name if given.exists() else str(self.model))
 
     # --- what they share
 
@@ -135,7 +145,8 @@ class ModelEngine(Engine):
         """Return where the model's files are."""
         if self.model is None:
             raise ModelNotFoundError(
-                f"{self.name} needs a model: model='path/to/model', or a name such as model='phi-4-mini'.",
+                f"{self.name} needs a model: model='path/to/model', or a name such as model='phi-4-mini'. "
+                "The environment says it as SLM_MODEL.",
                 provider=self.name,
             )
         return hub.model_path(
@@ -198,10 +209,22 @@ class ModelEngine(Engine):
             model=self.model_name,
         )
 
-    def failed(self, path: Path, error: Exception) -> EngineError:
+    def too_long(self, tokens: int, context: int) -> ContextLengthExceededError:
+        """Return the error of a prompt that leaves no room for an answer."""
+        return ContextLengthExceededError(
+            f"The prompt has {tokens:,} tokens, and {self.model_name} takes {context:,} for prompt and answer "
+            "together. Shorten the prompt, drop old turns, or raise options={'n_ctx': …} if the model has more.",
+            provider=self.name,
+            model=self.model_name,
+        )
+
+    def failed(self, path: Path, error: Exception, said: str = "") -> EngineError:
         """Return the error of a model that the engine does not load."""
+        said = said or f"{type(error).__name__}: {_one_line(error)}"
         return EngineError(
-            f"{self.info.title} cannot load {path}: {type(error).__name__}: {_one_line(error)}", provider=self.name
+            f"{self.info.title} cannot load {path}: {said.rstrip('.')}. If it is damaged, fetch it again; if its "
+            f"architecture is unknown, a later {self.info.title} or another engine (`slm models`) may have it.",
+            provider=self.name,
         )
 
 
@@ -257,7 +280,7 @@ class TokenEngine(ModelEngine):
             emit,
             limit=limit,
             stop=request.sampling.get("stop", ()),
-            thinking=is_thinking(prompt),
+            thinking=is_thinking(prompt, request),
             ends=self.files.end_ids,
             hidden=self._hidden,
             words=Detokenizer(self.decode, before),
@@ -270,12 +293,7 @@ class TokenEngine(ModelEngine):
             ContextLengthExceededError: The prompt leaves no room for one.
         """
         if self.context and tokens >= self.context:
-            raise ContextLengthExceededError(
-                f"The prompt has {tokens:,} tokens, and {self.model_name} takes {self.context:,} for prompt and answer "
-                f"together. Shorten the prompt, drop old turns, or raise options={{'n_ctx': …}} if the model has more.",
-                provider=self.name,
-                model=self.model_name,
-            )
+            raise self.too_long(tokens, self.context)
         most: int = request.sampling.get("max_tokens", MAX_TOKENS)
         return min(most, self.context - tokens) if self.context else most
 
@@ -290,9 +308,10 @@ def unsplit(prompt: Prompt) -> tuple[str, list[Note]]:
     return BREAK.join(prompt.pieces), [Note("converted", "control tokens in the text were broken up")]
 
 
-def is_thinking(prompt: Prompt) -> bool:
+def is_thinking(prompt: Prompt, request: ChatRequest) -> bool:
     """Return whether an answer to that prompt begins inside the model's reasoning."""
-    return prompt.text.rstrip().endswith(_OPEN_TAG)
+    begun = request.prefill or ""
+    return prompt.text.rstrip().endswith(_OPEN_TAG) or begun.rfind(_OPEN_TAG) > begun.rfind(_CLOSE_TAG)
 
 
 def engine_module(module: str, info: DriverInfo, provider: str) -> ModuleType:
@@ -312,7 +331,7 @@ def engine_module(module: str, info: DriverInfo, provider: str) -> ModuleType:
         raise MissingDependencyError(f"{top} cannot be imported: {_one_line(error)}", provider=provider) from None
 
 
-def common_prefix(old: Sequence[int], new: Sequence[int]) -> int:
+def common_prefix(old: Sequence[Hashable], new: Sequence[Hashable]) -> int:
     """Return how many ids two prompts have in common at their beginning."""
     return next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
 
@@ -330,9 +349,12 @@ def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
         size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))
 
 
-def greedy(request: ChatRequest) -> bool:
-    """Return whether the likeliest token is always wanted."""
-    return request.sampling.get("temperature") == 0
+def is_drawn(request: ChatRequest, own: Mapping[str, Any]) -> bool:
+    """Return whether the answer is drawn by chance: the call has an option of chance, or the model's ``own`` say so."""
+    given = request.sampling
+    if "temperature" in given:
+        return bool(given["temperature"])
+    return bool(own.get("do_sample")) or "top_p" in given or "top_k" in given
 
 
 def schema_of(request: ChatRequest) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 import threading
 import time
@@ -83,7 +84,8 @@ class Job:
         self.finished = False
         """Set when Finish was given out."""
         self._deliver = deliver
-        self._lock = threading.Lock()
+        # Reentrant: while an event is handed over, Python may collect a forgotten client, and so cancel this very call.
+        self._lock = threading.RLock()
         self._events = 0
         self._ended = False
 
@@ -157,8 +159,14 @@ class Room:
 
         Raises:
             RateLimitError: Too many are waiting.
+            ConfigurationError: The member is no longer one.
         """
         with self._changed:
+            if member not in self._members:
+                raise ConfigurationError(
+                    "This client is closed, or was made before its process was forked. Make a new one here.",
+                    provider=job.name,
+                )
             waiting = sum(map(len, self._waiting.values()))
             if waiting >= self._max_waiting:
                 raise RateLimitError(
@@ -206,6 +214,14 @@ class Room:
         for member in members:
             self.leave(member)
         return list(self._threads)
+
+    def lose_threads(self) -> None:
+        """Let all members go, in a forked process: the room's threads are not there, and its lock may be held."""
+        self._changed = threading.Condition()
+        self._members.clear()
+        self._waiting.clear()
+        self._running.clear()
+        self._threads.clear()
 
     # --- on the room's threads
 
@@ -292,6 +308,18 @@ def joined(key: Hashable | None, member: object, make: Callable[[], Room]) -> Ro
             if key is not None:
                 _shared[key] = room
         return room
+
+
+def _after_fork() -> None:
+    global _sharing
+    for room in list(_open_rooms):
+        room.lose_threads()
+    _shared.clear()
+    _sharing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register

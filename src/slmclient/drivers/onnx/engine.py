@@ -12,7 +12,6 @@ from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.files import ModelFiles
 from slmclient.drivers.engine.model import TokenEngine, common_prefix, pieces, unsplit
 from slmclient.drivers.onnx import loading, vision
 from slmclient.drivers.onnx.search import Search, checked, search
@@ -46,11 +45,6 @@ class OnnxEngine(TokenEngine):
         word = loading.word_of(self.config.options)
         path = hub.model_path(self.config, self.info.weights, cancelled=lambda: not wanted(), quantization=word)
         return loading.model_folder(path, word, self.name)
-
-    def read_files(self, path: Path) -> ModelFiles:
-        """Return what the files say; the name is the one that the user knows, not the last folder's."""
-        given = Path(self.model or "").expanduser()
-        return replace(super().read_files(path), name=given.absolute().name if given.exists() else str(self.model))
 
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Load model, tokenizer and adapters."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from slmclient.drivers.engine.answering import Answer
@@ -23,13 +24,18 @@ class Batch:
         self._stepping = False
         self._number = 0
 
-    def run(self, inputs: Any, config: Any, answer: Answer) -> None:
-        """Give an answer its tokens; leave when it wants no more."""
+    def run(self, inputs: Any, config: Any, answer: Answer, images: Sequence[Any] = ()) -> int:
+        """Give an answer its tokens; leave when it wants no more.
+
+        Returns:
+            How many tokens the prompt had, where there are images: else the caller knows.
+        """
+        more = {"images": list(images)} if images else {}
         with self._changed:
             while self._stepping:
                 self._changed.wait()
             self._number += 1
-            handle = self._pipe.add_request(self._number, inputs, config)
+            handle = self._pipe.add_request(self._number, inputs, generation_config=config, **more)
         going = True
         try:
             while going and (new := self._next(handle, answer)):
@@ -39,6 +45,7 @@ class Batch:
                 while self._stepping:
                     self._changed.wait()
                 handle.cancel()
+        return self._length(handle) if images and answer.wanted else 0
 
     def _next(self, handle: Any, answer: Answer) -> list[int]:
         """Return the next tokens; none at the end, or when nobody wants them."""
@@ -48,14 +55,36 @@ class Batch:
                     return [token for output in handle.read().values() for token in output.generated_ids]
                 if handle.get_status() != self._running:
                     return []
-                if self._stepping:
-                    self._changed.wait(_LOOK)
-                    continue
-                self._stepping = True
-            try:
-                self._pipe.step()
-            finally:
-                with self._changed:
-                    self._stepping = False
-                    self._changed.notify_all()
+                mine = self._claimed()
+            if mine:
+                self._step()
         return []
+
+    def _length(self, handle: Any) -> int:
+        """Return how many tokens a prompt had. What was left before its end tells so after one step more."""
+        while True:
+            with self._changed:
+                try:
+                    return int(handle.get_perf_metrics().get_num_input_tokens())
+                except RuntimeError:
+                    if not self._stepping and not self._pipe.has_non_finished_requests():
+                        return 0
+                mine = self._claimed()
+            if mine:
+                self._step()
+
+    def _claimed(self) -> bool:
+        """Return whether the next step is this thread's; if another is at one, wait for that."""
+        if self._stepping:
+            self._changed.wait(_LOOK)
+            return False
+        self._stepping = True
+        return True
+
+    def _step(self) -> None:
+        try:
+            self._pipe.step()
+        finally:
+            with self._changed:
+                self._stepping = False
+                self._changed.notify_all()

@@ -14,17 +14,17 @@ from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.files import ModelFiles
-from slmclient.drivers.engine.model import TokenEngine, common_prefix, engine_module, unsplit
+from slmclient.drivers.engine.model import MAX_TOKENS, TokenEngine, common_prefix, engine_module, unsplit
 from slmclient.drivers.openvino import loading, vision
 from slmclient.drivers.openvino.batch import Batch
 from slmclient.drivers.openvino.sampling import config
 from slmclient.drivers.openvino.streamer import streamer_class
-from slmclient.errors import BadRequestError, EngineError
+from slmclient.errors import BadRequestError, ContextLengthExceededError, EngineError
 
 _BLOCK = 32  # tokens that the engine keeps together
 _PIECE, _LONGEST = 256, 1024  # tokens of a prompt between two looks: at first, and at most
 _PIECE_SECONDS = 0.25
-_TAIL = 6  # ids before an answer that goes on in the middle of a text
+_TOO_LONG = "'max_length' must be greater"  # of what the engine says
 
 
 class OpenVinoEngine(TokenEngine):
@@ -59,7 +59,6 @@ class OpenVinoEngine(TokenEngine):
         self._numpy = engine_module("numpy", self.info, self.name)
         loading.check_device(self._ov, loading.device(options), self.name)
         if self._sees:
-            self.slots = 1
             self.image_tag = vision.TAG
             self._template = vision.guarded(self._template)
         if not wanted():
@@ -67,11 +66,9 @@ class OpenVinoEngine(TokenEngine):
         try:
             self._pipe = loading.pipeline(self._genai, path, options, sees=self._sees)
             self._words = self._pipe.get_tokenizer()
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # of an unknown architecture it says no more than IndexError
             self.unload()
-            raise EngineError(
-                f"{self.info.title} cannot load {path}: {loading.reason(error)}", provider=self.name
-            ) from None
+            raise self.failed(path, error, loading.reason(error)) from None
         if self.slots > 1:
             self._batch = Batch(self._genai, self._pipe)
 
@@ -149,14 +146,27 @@ class OpenVinoEngine(TokenEngine):
         self.check_model(request)
         prompt = self.prompt(request)
         text, notes = unsplit(prompt)
-        ids = self.encode(text)  # what the pictures cost comes on top
-        limit = self.check_length(len(ids), request)
+        ids = self.encode(text)
+        most: int = request.sampling.get("max_tokens", MAX_TOKENS)
+        # What pictures cost only the engine knows, so the context is its to look at then.
+        context = self.context if prompt.images else 0
+        limit = most if context else self.check_length(len(ids), request)
         pictures = vision.tensors(prompt.images, self._numpy, self._ov, self.info, self.name)
         answer = self.answer(emit, request, prompt, ids, limit)
-        asked = config(self._genai, self._pipe, request, limit, self.name)
+        asked = config(self._genai, self._pipe, request, limit, self.name, context)
         if self.announce(emit, prompt, notes):
-            result, _ = self._generated(vision.from_zero(text), asked, answer, images=pictures)
-            answer.end(result.perf_metrics.get_num_input_tokens())
+            read = self._seen(vision.from_zero(text), asked, answer, pictures)
+            if context and answer.reason is None and read + answer.tokens >= context:
+                answer.reason = "length"
+            answer.end(read or len(ids))
+
+    def _seen(self, text: str, asked: Any, answer: Answer, pictures: list[Any]) -> int:
+        """Have the pipeline answer to pictures; return how many tokens the prompt had."""
+        if self._batch is not None:
+            with self._refusals():
+                return self._batch.run(text, asked, answer, pictures)
+        result, _ = self._generated(text, asked, answer, images=pictures)
+        return int(result.perf_metrics.get_num_input_tokens())
 
     def _generated(self, inputs: Any, asked: Any, answer: Answer, **more: Any) -> tuple[Any, list[int]]:
         """Have the pipeline generate; return its result, and the ids of the answer."""
@@ -172,6 +182,14 @@ class OpenVinoEngine(TokenEngine):
         try:
             yield
         except RuntimeError as error:
+            if _TOO_LONG in str(error):
+                raise ContextLengthExceededError(
+                    f"The prompt with its pictures leaves no room for an answer in the {self.context:,} tokens that "
+                    f"{self.model_name} takes. Show fewer or smaller pictures, shorten the text, or raise "
+                    "options={'n_ctx': …} if the model has more.",
+                    provider=self.name,
+                    model=self.model_name,
+                ) from None
             raise BadRequestError(
                 f"{self.info.title} refused the request: {loading.reason(error)}", provider=self.name
             ) from None

@@ -102,8 +102,11 @@ def check_path(path: Path, provider: str) -> bool:
 def _check_whole(path: Path, provider: str) -> None:
     graphs = sorted(path.glob("openvino_*.xml"))
     missing = [graph.with_suffix(".bin").name for graph in graphs if not graph.with_suffix(".bin").is_file()]
-    if not (path / "openvino_tokenizer.xml").is_file():
-        missing.append("openvino_tokenizer.xml (`convert_tokenizer` of openvino-tokenizers makes it)")
+    missing += [
+        f"{name} (`convert_tokenizer --with-detokenizer` of openvino-tokenizers makes it)"
+        for name in ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
+        if not (path / name).is_file()
+    ]
     if missing:
         raise ConfigurationError(
             f"The model in {path} is not whole: {', '.join(missing)} is missing.", provider=provider
@@ -137,10 +140,9 @@ def pipeline(genai: Any, path: Path, options: Mapping[str, Any], *, sees: bool) 
         RuntimeError: The engine's own, where it cannot load it.
     """
     where, settings = device(options), properties(options)
-    if sees:
-        return genai.VLMPipeline(str(path), where, **settings)
+    maker = genai.VLMPipeline if sees else genai.LLMPipeline
     if where.startswith("NPU"):
-        return genai.LLMPipeline(str(path), where, **settings)
+        return maker(str(path), where, **settings)
     scheduler = genai.SchedulerConfig()
     scheduler.enable_prefix_caching = True
     slots = options.get("n_parallel", 1)
@@ -148,7 +150,7 @@ def pipeline(genai: Any, path: Path, options: Mapping[str, Any], *, sees: bool) 
         scheduler.max_num_seqs = slots
         scheduler.max_num_batched_tokens = max(_BATCH, slots)
         return genai.ContinuousBatchingPipeline(str(path), scheduler, where, settings)
-    return genai.LLMPipeline(str(path), where, scheduler_config=scheduler, **settings)
+    return maker(str(path), where, scheduler_config=scheduler, **settings)
 
 
 _BATCH = 64  # tokens of one step, which holds the interpreter's lock

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers.engine.model import schema_of
+from slmclient.drivers.engine.model import is_drawn, schema_of
 from slmclient.errors import BadRequestError
 from slmclient.request import unknown_name
 
@@ -21,10 +21,20 @@ _OURS = (
     *("return_omni_outputs", "rng_seed", "stop_criteria", "stop_strings", "stop_token_ids"),
     *("structured_output_config", "temperature"),
 )
+_UNSET = (1 << 64) - 1  # what the engine has for "not given"
 
 
-def config(genai: Any, pipe: Any, request: ChatRequest, limit: int, provider: str) -> Any:
+def config(genai: Any, pipe: Any, request: ChatRequest, limit: int, provider: str, context: int = 0) -> Any:
     """Return the generation config of a call: the model's own, changed by what the user gave.
+
+    Args:
+        genai: The engine's module.
+        pipe: The model's pipeline.
+        request: The call.
+        limit: Most tokens of the answer.
+        provider: The provider's name, for errors.
+        context: Most tokens of prompt and answer together, for the engine to look at: where only it can count the
+            prompt. The answer's own limit holds then as well, but not by the engine.
 
     Raises:
         BadRequestError: ``extra`` has something that it does not know, or cannot have.
@@ -32,11 +42,12 @@ def config(genai: Any, pipe: Any, request: ChatRequest, limit: int, provider: st
     made = pipe.get_config() if hasattr(pipe, "get_config") else pipe.get_generation_config()
     given = request.sampling
     made.apply_chat_template = False
-    made.max_new_tokens = limit
-    if "temperature" in given:
-        made.do_sample = given["temperature"] > 0
-        if made.do_sample:
-            made.temperature = given["temperature"]
+    made.max_new_tokens = min(limit, _UNSET)
+    if context:
+        made.max_length, made.max_new_tokens = context, _UNSET
+    made.do_sample = is_drawn(request, {"do_sample": made.do_sample})
+    if given.get("temperature"):
+        made.temperature = given["temperature"]
     for name in _SAME:
         if name in given:
             setattr(made, name, given[name])

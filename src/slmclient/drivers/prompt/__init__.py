@@ -8,7 +8,7 @@ from typing import Any
 
 from slmclient.chat import Note
 from slmclient.drivers.prompt.disguise import Disguise, control_tokens
-from slmclient.drivers.prompt.scene import Scene, jinja_sandbox, scene, tools_place
+from slmclient.drivers.prompt.scene import Scene, jinja_sandbox, reads_lists_only, scene, tools_place
 from slmclient.errors import ConfigurationError
 from slmclient.media import Image
 from slmclient.messages import Message, Text
@@ -54,8 +54,8 @@ def render(
         tools: Functions that the model may call, OpenAI-shaped.
         image_tag: What stands for an image, such as ``<|image_{n}|>``; numbered from 1. Where a message has one text,
             its images stand before it; where it has several, images and texts keep their order.
-        parts: Whether contents are given as lists, with ``{"type": "image"}`` for an image, as the templates of
-            multimodal models expect.
+        parts: Whether contents are given as lists, with ``{"type": "image"}`` for an image that has no tag, as the
+            templates of multimodal models expect. One that reads nothing but lists gets them in any case.
         variables: Further variables of the template.
 
     Raises:
@@ -70,6 +70,7 @@ def render(
             notes.append(Note("dropped", "tools: the model's chat template has no place for them"))
         elif place == "message" and not any(turn.role == "system" for turn in turns):
             turns = (Message.system(""), *turns)
+    parts = parts or reads_lists_only(template.source)
     before = scene(template, turns, tools, image_tag=image_tag, parts=parts, variables=variables)
     turns, plain, changes = _accepted(before, turns)
     pieces, kept_from = _pieces(before, turns, plain) if template.control else ((plain,), list[Note]())

@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from slmclient.drivers.prompt.disguise import unused
-from slmclient.errors import MissingDependencyError, UnsupportedFeatureError
+from slmclient.errors import ConfigurationError, MissingDependencyError, UnsupportedFeatureError
 from slmclient.messages import Message, Text, ToolCall
 
 if TYPE_CHECKING:
@@ -48,6 +49,23 @@ def tools_place(template: Template) -> str | None:
     if "tools" in jinja_sandbox().variables(template.source):
         return "variable"
     return "message" if _TOOLS_OF_MESSAGE.search(template.source) else None
+
+
+@lru_cache(maxsize=16)
+def reads_lists_only(source: str) -> bool:
+    """Return whether a template leaves out a text that is given as one string: many that know of images do."""
+    sandbox = jinja_sandbox()
+    probe = "slmclient"
+
+    def shows(content: Any) -> bool:
+        turn = {"role": "user", "content": content}
+        values = {"messages": [turn], "tools": None, "documents": None, "add_generation_prompt": True}
+        return probe in sandbox.run(source, values)
+
+    try:
+        return not shows(probe) and shows([{"type": "text", "text": probe}])
+    except (sandbox.TemplateRefused, ConfigurationError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +182,8 @@ class Scene:
             else:
                 images += 1
                 tag = self.image_tag.format(n=images) if self.image_tag else ""
-                listed.append({"type": "image"} if self.parts else {"type": "text", "text": tag})
+                as_part = self.parts and not tag
+                listed.append({"type": "image"} if as_part else {"type": "text", "text": tag})
         if end:
             if not listed or listed[-1]["type"] == "image":
                 listed.append({"type": "text", "text": ""})

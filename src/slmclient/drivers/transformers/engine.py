@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
-from slmclient.drivers.engine import Outlet
+from slmclient.drivers.engine import Outlet, gguf
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.files import ModelFiles
 from slmclient.drivers.engine.model import TokenEngine, engine_module, unsplit
@@ -34,6 +35,7 @@ class TransformersEngine(TokenEngine):
         super().__init__(config, info, model)
         self._trusted = bool(config.options.get("trust_remote_code"))
         self._torch: Any = None
+        self._cache_name = ""
         self._model: Any = None
         self._words: Any = None
         self._eyes: Eyes | None = None
@@ -70,6 +72,8 @@ class TransformersEngine(TokenEngine):
                 f"{path} is quantised already, and is unpacked when it is loaded: leave the option quantization out.",
                 provider=self.name,
             )
+        else:
+            gguf.check_whole(path)  # where it is cut off, Transformers speaks of the shape of an array
         return files
 
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
@@ -109,6 +113,9 @@ class TransformersEngine(TokenEngine):
         # A model that counts positions by itself, or carries a state, cannot go on from where another prompt stopped.
         apart = hasattr(model.base_model, "rope_deltas") or getattr(model, "_is_stateful", False)
         self._memory = None if apart or model.config.is_encoder_decoder else Memory(engine, model.config)
+        forward: Any = model.base_model.forward
+        takes = signature(forward).parameters
+        self._cache_name = "cache" if "cache" in takes else "past_key_values"  # renamed in Transformers 5.24
         for part in model.modules():
             if isinstance(part, self._torch.nn.ModuleList):
                 for layer in part:
@@ -194,13 +201,14 @@ class TransformersEngine(TokenEngine):
         with self._watching(answer), self._torch.no_grad(), self._sampler.chance(plan):
             memory = None if plan.beams else self._memory
             inputs: dict[str, Any] = dict(pictures)
+            cache = self._cache_name
             try:
                 if memory is not None:
-                    inputs["past_key_values"], known = memory.recall(keys, least)
+                    inputs[cache], known = memory.recall(keys, least)
                     if known:
-                        inputs = {"past_key_values": inputs["past_key_values"]}
+                        inputs = {cache: inputs[cache]}
                     if known or not pictures:
-                        self._read(ids, keys, known, memory, inputs["past_key_values"], answer)
+                        self._read(ids, keys, known, memory, inputs[cache], answer)
                 self._generate(ids, inputs, plan, tap)
             except _LeftError:
                 pass
@@ -218,7 +226,7 @@ class TransformersEngine(TokenEngine):
             if not answer.wanted:
                 raise _LeftError
             end = min(begin + _PIECE, len(ids) - 1)
-            self._model.base_model(input_ids=self._tensor(ids[begin:end]), past_key_values=cache, use_cache=True)
+            self._model.base_model(input_ids=self._tensor(ids[begin:end]), use_cache=True, **{self._cache_name: cache})
             memory.keep(keys[:end])
 
     def _generate(self, ids: list[int], inputs: Mapping[str, Any], plan: Plan, tap: _Tap) -> None:

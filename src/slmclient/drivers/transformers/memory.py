@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from importlib import import_module
 from typing import Any
 
+from slmclient.drivers.engine.model import common_prefix
+
 
 class Memory:
     """Holds one cache of Transformers', and says which part of a prompt is in it.
@@ -28,7 +30,7 @@ class Memory:
             keys: What stands for each token: its id; another object for one that is part of a picture.
             least: With fewer in common it begins anew, as a picture can only be read as a whole.
         """
-        known = _common(self._keys, keys[:-1])  # the last token is always read: what follows it is asked for
+        known = common_prefix(self._keys, keys[:-1])  # the last token is always read: what follows it is asked for
         if self._cache is None or known < max(least, 1) or not self._cut(known):
             self._cache, known = self._new(), 0
         self._keys = list(keys[:known])
@@ -60,7 +62,3 @@ class Memory:
         kinds = layers.DynamicLayer, layers.DynamicSlidingWindowLayer
         # A layer with a sliding window cannot go back; one that keeps everything can, and its mask is the same.
         return engine.DynamicCache() if all(type(layer) in kinds for layer in cache.layers) else cache
-
-
-def _common(old: Sequence[Hashable], new: Sequence[Hashable]) -> int:
-    return next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
