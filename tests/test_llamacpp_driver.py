@@ -231,7 +231,7 @@ def narrow(weights: Path) -> Iterator[PhiClient]:
 
 def test_a_prompt_that_does_not_fit_is_refused_and_the_next_one_answered(narrow: PhiClient) -> None:
     for ask in (narrow.chat, lambda prompt: list(narrow.stream(prompt))):
-        with pytest.raises(ContextLengthExceededError, match=r"256 tokens.*Shorten the prompt"):
+        with pytest.raises(ContextLengthExceededError, match=r"256.*Shorten the prompt"):
             ask("word " * 400)  # type: ignore[operator]
     assert narrow.chat(JAPAN, temperature=0).text == TOKYO
 
@@ -502,4 +502,4 @@ def test_a_stop_string_ends_the_answer_with_its_tokens_counted(client: PhiClient
     assert whole.usage is not None
     assert reply.usage.input_tokens == whole.usage.input_tokens
     assert 0 < reply.usage.output_tokens < whole.usage.output_tokens
-    assert client.chat(JAPAN, temperature=0) == whole
+    assert client.chat(JAPAN, temperature=0).text == whole.text

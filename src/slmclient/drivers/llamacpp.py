@@ -259,7 +259,7 @@ def _parts(prompt: Prompt) -> list[dict[str, Any]]:
 
 def _counted(frame: Mapping[str, Any]) -> dict[str, Any]:
     """Return the usage up to a frame."""
-    timings = frame.get("timings") or {}
+    timings: dict[str, int] = frame.get("timings") or {}
     read = timings.get("cache_n", 0) + timings.get("prompt_n", 0)
     return {"prompt_tokens": read, "completion_tokens": timings.get("predicted_n", 0)}
 

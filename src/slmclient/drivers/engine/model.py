@@ -80,9 +80,8 @@ class ModelDriver(EngineDriver):
 
     def make_engine(self) -> Engine:
         """Return the engine, with nothing loaded yet."""
-        plain = replace(
-            self.config, api_key=None, headers={}, proxy=None, verify=True
-        )  # goes to another process, maybe
+        # Without what concerns connections: it may go to another process, where no key has any business.
+        plain = replace(self.config, api_key=None, headers={}, proxy=None, verify=True)
         return self.engine_class(plain, self.info, self.default_model)
 
     def shared_by(self) -> Hashable | None:
