@@ -5,6 +5,8 @@ The files come from anywhere and are not trusted: what is of another type than i
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +166,29 @@ def _json(path: Path) -> Mapping[str, Any]:
     return cast("dict[str, Any]", value)
 
 
+def _parts(path: Path, *names: str) -> Mapping[str, Any]:
+    """Return some of the members of the JSON object in a large file, without making anything of the others.
+
+    A vocabulary takes ten times its size as Python's objects; what is asked for stands before it or behind it.
+    """
+    content = _read(path, _LARGEST)
+    if content is None:
+        return {}
+    text = content.decode("utf-8", "replace")
+    del content
+    found: dict[str, Any] = {}
+    for name in names:
+        # In a vocabulary the same words would be followed by a number.
+        begin = re.search(rf'"{name}"\s*:\s*(?=[\[{{])', text)
+        if begin is not None:
+            try:
+                found[name] = json.JSONDecoder().raw_decode(text, begin.end())[0]
+            except (ValueError, RecursionError):
+                raise ConfigurationError(f"The model's file {path} is broken or cut off: fetch it again.") from None
+    whole = text.rstrip().endswith("}")
+    return found if found and whole else _json(path)  # which says what is wrong with it
+
+
 def _template(path: Path, tokenizer: Mapping[str, Any]) -> str | None:
     """Return the chat template: a file of its own, or what the tokenizer's or the processor's settings hold."""
     file = path / "chat_template.jinja"
@@ -189,7 +214,7 @@ def _added(path: Path, tokenizer: Mapping[str, Any]) -> tuple[dict[str, tuple[in
     decoder = _mapping(tokenizer.get("added_tokens_decoder"))
     entries = [{**_mapping(entry), "id": int(id)} for id, entry in decoder.items() if id.isdecimal() and len(id) < 10]
     if not entries:
-        whole = _json(path / "tokenizer.json")
+        whole = _parts(path / "tokenizer.json", "added_tokens", "post_processor")
         listed: Any = whole.get("added_tokens")
         entries = [dict(_mapping(entry)) for entry in cast("list[Any]", listed)] if isinstance(listed, list) else []
         if "add_bos_token" not in tokenizer:
