@@ -418,7 +418,8 @@ def adapters(folder: Path) -> dict[str, str]:
 
 def test_an_adapter_is_chosen_by_option_and_by_call(lora: Path, quick: PhiClient) -> None:
     def said(client: PhiClient, **extra: Any) -> str:
-        return client.chat("Hi", temperature=0, max_tokens=10, extra=extra).text
+        more = {"min_length": 100, **extra}  # a random model may have nothing to say
+        return client.chat("Hi", temperature=0, max_tokens=10, extra=more).text
 
     plain = said(quick)
     with PhiClient("onnx", str(lora), options={"adapters": adapters(lora)}) as client:
@@ -480,7 +481,7 @@ def test_a_picture_that_is_cut_off_is_a_bad_request(seeing: PhiClient, kind: str
     """On a JPEG like that the engine ends the process, or hangs."""
     (file,) = picture("red", kind=kind)
     for length in (20, len(file) // 2):
-        with pytest.raises(BadRequestError, match="Image 2 cannot be read"):
+        with pytest.raises(BadRequestError, match="Image 2 is damaged"):
             describe(seeing, *picture("blue"), file[:length])
 
 

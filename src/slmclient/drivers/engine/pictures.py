@@ -36,6 +36,6 @@ def _unpacked(image: Image, number: int, pillow: Any, provider: str) -> Any:
             if picture.width * picture.height <= MOST_PIXELS:
                 return picture.convert("RGB")
             problem = f"has {picture.width:,} × {picture.height:,} pixels, more than {MOST_PIXELS:,}: scale it down"
-    except Exception as error:  # decoders of files from anywhere raise all kinds
-        problem = f"is damaged, cut off, or none of {', '.join(_FORMATS)} ({type(error).__name__}: {error})"
+    except Exception:  # decoders of files from anywhere raise all kinds
+        problem = f"is damaged, cut off, or none of {', '.join(_FORMATS)}"
     raise BadRequestError(f"Image {number} {problem}.", provider=provider)
