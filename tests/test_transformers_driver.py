@@ -266,7 +266,7 @@ def test_nothing_is_warned_of_logged_or_printed(tiny: Path, capfd: pytest.Captur
 
 def test_the_programs_own_state_is_untouched(tiny: Path) -> None:
     import torch
-    import transformers
+    import transformers.modeling_gguf_pytorch_utils
 
     def state() -> list[Any]:
         logs = transformers.utils.logging
@@ -278,7 +278,7 @@ def test_the_programs_own_state_is_untouched(tiny: Path) -> None:
             logs.get_verbosity(),
             logs.is_progress_bar_enabled(),
             logs.set_tqdm_hook(None),
-            transformers.modeling_gguf_pytorch_utils.tqdm if "gguf" in sys.modules else None,
+            getattr(transformers.modeling_gguf_pytorch_utils, "tqdm", None),
         ]
 
     torch.manual_seed(11)
