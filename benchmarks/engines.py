@@ -25,7 +25,7 @@ ON = {  # how an engine is told not to stop early
     "llamacpp": {"ignore_eos": True},
     "onnx": {"min_length": 10_000},
     "transformers": {"min_new_tokens": TOKENS},
-    "openvino": {"ignore_eos": True},
+    "openvino": {"min_new_tokens": TOKENS},
     "mlx": {},
 }
 OPTIONS: dict[str, dict[str, Any]] = {"openvino": {"precision": "f32"}}

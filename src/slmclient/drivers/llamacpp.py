@@ -28,9 +28,9 @@ from slmclient.drivers.engine.model import (
     ModelEngine,
     engine_module,
     is_thinking,
-    schema_of,
     unsplit,
 )
+from slmclient.drivers.engine.schema import schema_of
 from slmclient.drivers.prompt import Prompt, Template
 from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect

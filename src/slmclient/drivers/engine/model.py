@@ -6,6 +6,7 @@ give the ids of an answer: its subclass says only how to load, encode, decode an
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from slmclient import catalogue
 from slmclient.chat import ChatRequest, Note, Start
@@ -25,7 +26,6 @@ from slmclient.drivers.engine.answering import Answer, Detokenizer
 from slmclient.drivers.engine.files import ModelFiles, read_folder, read_gguf
 from slmclient.drivers.prompt import Prompt, Template, builtin, render
 from slmclient.errors import (
-    BadRequestError,
     ConfigurationError,
     ContextLengthExceededError,
     EngineError,
@@ -45,7 +45,7 @@ _OPEN_TAG, _CLOSE_TAG = "<think>", "</think>"
 _CONTEXTS = (16, 10_000_000)  # tokens
 _TAIL = 6  # ids before an answer that goes on in the middle of a text
 _PIECE_SECONDS = 0.04  # an engine that holds the interpreter's lock gives it back this often
-_JSON_TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
+_NEVER, _BREATH = threading.Event(), 0.0001
 _FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 16, 16, 512
 
 
@@ -335,6 +335,15 @@ def common_prefix(old: Sequence[Hashable], new: Sequence[Hashable]) -> int:
     return next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
 
 
+def breathe() -> None:
+    """Let other threads run, where an engine holds the interpreter's lock.
+
+    Whoever waits for the lock needs longer to wake up than an engine between two steps leaves it free: an event loop
+    was seen to wait through six of them.
+    """
+    _NEVER.wait(_BREATH)
+
+
 def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
     """Yield the ids in pieces whose size follows how long the taker needs for one: about 40 ms."""
     size, begin = _FIRST_PIECE, 0
@@ -343,6 +352,7 @@ def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
         began = time.perf_counter()
         yield piece
         taken = time.perf_counter() - began
+        breathe()
         fitting = int(len(piece) * _PIECE_SECONDS / taken) if taken > 0 else _LONGEST_PIECE
         begin += len(piece)
         size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))
@@ -354,41 +364,6 @@ def is_drawn(request: ChatRequest, own: Mapping[str, Any]) -> bool:
     if "temperature" in given:
         return bool(given["temperature"])
     return bool(own.get("do_sample")) or "top_p" in given or "top_k" in given
-
-
-def schema_of(request: ChatRequest) -> dict[str, Any] | None:
-    """Return the JSON schema that the answer must have: any object, for ``json_object``; None for free text.
-
-    Raises:
-        BadRequestError: It names a type that JSON does not have; engines differ in what they make of that.
-    """
-    shape = request.response_format or {}
-    if shape.get("type") == "json_object":
-        return {"type": "object"}
-    if shape.get("type") != "json_schema":
-        return None
-    schema = dict(shape["json_schema"].get("schema") or {"type": "object"})
-    _check_schema(schema, "schema")
-    return schema
-
-
-def _check_schema(part: Any, place: str, depth: int = 50) -> None:
-    if depth == 0:
-        raise BadRequestError("response_format: the schema is nested too deeply.")
-    if isinstance(part, Mapping):
-        kinds: Any = cast("Mapping[str, Any]", part).get("type", ())
-        named = cast("Sequence[Any]", kinds if isinstance(kinds, (list, tuple)) else [kinds])
-        for kind in named:
-            if isinstance(kind, str) and kind not in _JSON_TYPES and not place.endswith("properties"):
-                raise BadRequestError(
-                    f"response_format: {place} has the type {kind!r}; JSON's are {', '.join(_JSON_TYPES)}."
-                )
-        for name, value in cast("Mapping[str, Any]", part).items():
-            if name not in ("enum", "const", "default", "examples"):
-                _check_schema(value, f"{place}.{name}", depth - 1)
-    elif isinstance(part, (list, tuple)):
-        for value in cast("Sequence[Any]", part):
-            _check_schema(value, place, depth - 1)
 
 
 def _one_line(error: Exception) -> str:

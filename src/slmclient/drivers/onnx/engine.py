@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.model import TokenEngine, common_prefix, pieces, unsplit
+from slmclient.drivers.engine.model import TokenEngine, breathe, common_prefix, pieces, unsplit
 from slmclient.drivers.onnx import loading, vision
 from slmclient.drivers.onnx.search import Search, checked, search
 from slmclient.drivers.prompt import Prompt, render
 from slmclient.errors import BadRequestError, ConfigurationError, EngineError
 
+_BREATHS = 0.02  # seconds between two moments for other threads
 _STEP = 256  # tokens; memory for a cache is taken in these
 
 
@@ -228,8 +230,12 @@ class _Cache:
 
 
 def _write(generator: Any, answer: Answer) -> None:
+    breathed = time.perf_counter()
     while not generator.is_done():
         generator.generate_next_token()
+        if time.perf_counter() - breathed > _BREATHS:
+            breathe()
+            breathed = time.perf_counter()
         if not answer.token(int(generator.get_next_tokens()[0])):
             return
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers.engine.model import schema_of
+from slmclient.drivers.engine.schema import schema_of
 from slmclient.errors import BadRequestError
 from slmclient.request import unknown_name
 

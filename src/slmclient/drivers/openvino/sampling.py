@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers.engine.model import is_drawn, schema_of
+from slmclient.drivers.engine.model import is_drawn
+from slmclient.drivers.engine.schema import schema_of
 from slmclient.errors import BadRequestError
 from slmclient.request import unknown_name
 
