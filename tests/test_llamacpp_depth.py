@@ -58,9 +58,9 @@ def test_a_long_prompt_is_left_in_its_midst(client: PhiClient) -> None:
         threading.Timer(0.4, stream.cancel).start()
         assert list(stream) == []
     assert stream.reply.finish_reason == "cancelled"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert client.chat(JAPAN, temperature=0).text == TOKYO
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 9
 
 
 def test_a_prompt_that_is_read_is_no_silence(client: PhiClient) -> None:
