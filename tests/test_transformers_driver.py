@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import io
 import json
 import logging
@@ -266,7 +267,9 @@ def test_nothing_is_warned_of_logged_or_printed(tiny: Path, capfd: pytest.Captur
 
 def test_the_programs_own_state_is_untouched(tiny: Path) -> None:
     import torch
-    import transformers.modeling_gguf_pytorch_utils
+    import transformers
+
+    reading_gguf = importlib.import_module("transformers.modeling_gguf_pytorch_utils")  # no attribute of a lazy package
 
     def state() -> list[Any]:
         logs = transformers.utils.logging
@@ -278,7 +281,7 @@ def test_the_programs_own_state_is_untouched(tiny: Path) -> None:
             logs.get_verbosity(),
             logs.is_progress_bar_enabled(),
             logs.set_tqdm_hook(None),
-            getattr(transformers.modeling_gguf_pytorch_utils, "tqdm", None),
+            getattr(reading_gguf, "tqdm", None),
         ]
 
     torch.manual_seed(11)
