@@ -87,7 +87,7 @@ class Drivers:
             self.close()
             driver = registry.new_driver(DriverConfig(engine, path, options=CASES[engine].options))
             self._made = (engine, path), driver
-            driver.warm_up()
+            driver.warm_up(300)
         return self._made[1]
 
     def close(self) -> None:

@@ -246,7 +246,7 @@ def test_loading_and_freeing_leaves_no_thread(folder: Path) -> None:
     before = set(threading.enumerate())
     for _ in range(5):
         driver = MlxDriver(DriverConfig("mlx", str(folder)))
-        driver.warm_up()
+        driver.warm_up(60)
         driver.close()
     end = time.monotonic() + 5
     while set(threading.enumerate()) - before and time.monotonic() < end:

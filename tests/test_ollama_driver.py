@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from llama_server import KEY, LlamaServers
 from ollama_server import LAYERS, MODEL_CONTEXT, OllamaServer
-from slmclient import Image, Message, PhiClient
+from slmclient import AsyncPhiClient, Image, Message, PhiClient
 from slmclient.chat import KNOBS, Cancellation, ChatRequest, Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 from slmclient.cli import probing
 from slmclient.cli.app import app
@@ -28,6 +29,7 @@ from slmclient.drivers.ollama.address import address
 from slmclient.drivers.ollama.models import LARGEST_DEFAULT_CONTEXT
 from slmclient.errors import (
     APIConnectionError,
+    APITimeoutError,
     BadRequestError,
     ConfigurationError,
     ContextLengthExceededError,
@@ -603,6 +605,50 @@ def test_without_a_model_the_first_that_can_chat_is_asked() -> None:
         client.chat("Hi")
     assert [seen.path for seen in server.seen] == ["/api/tags", "/api/chat", "/api/chat"]
     assert json.loads(server.seen[1].body)["model"] == "phi4-mini"
+
+
+# --- loading ahead
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_warming_up_loads_the_model_with_what_calls_will_ask_for(server: OllamaServer, mode: str) -> None:
+    options = {"num_ctx": 2048, "keep_alive": "5m"}
+
+    async def warmed() -> None:
+        async with AsyncPhiClient("ollama", "smollm2", base_url=server.url, options=options) as client:
+            await client.warm_up()
+
+    if mode == "sync":
+        with client_at(server.url, "smollm2", **options) as client:
+            client.warm_up()
+    else:
+        asyncio.run(warmed())
+    assert server.loaded == {"smollm2:latest": 2048}
+    ((path, body),) = server.bodies
+    assert path == "/api/chat"
+    assert body == {
+        "model": "smollm2",
+        "messages": [],
+        "stream": False,
+        "options": {"num_ctx": 2048},
+        "keep_alive": "5m",
+    }
+
+
+def test_loading_ahead_may_take_until_the_deadline_and_not_longer() -> None:
+    """A call waits for ``timeout`` only: a server that loads says nothing."""
+    loaded = whole(200, last(0, done_reason="load"))
+    with FaultServer(Silence(0.4), loaded) as server:
+        with PhiClient("ollama", "m", base_url=server.url, max_retries=0, timeout=0.1, deadline=10) as client:
+            client.warm_up()
+        hurried = PhiClient("ollama", "m", base_url=server.url, max_retries=0, deadline=0.2)
+        with hurried, pytest.raises(APITimeoutError, match="deadline"):
+            hurried.warm_up()
+
+
+def test_loading_ahead_what_is_not_there_says_how_to_get_it(server: OllamaServer) -> None:
+    with client_at(server.url, "phi4-mini") as client, pytest.raises(ModelNotFoundError, match="slm pull ollama:"):
+        client.warm_up()
 
 
 def test_without_any_model_it_says_how_to_get_one() -> None:

@@ -284,7 +284,7 @@ def test_loading_and_freeing_leaves_no_thread(folder: Path) -> None:
     before = set(threading.enumerate())
     for _ in range(3):
         driver = OpenVinoDriver(DriverConfig("openvino", str(folder), options=OPTIONS))
-        driver.warm_up()
+        driver.warm_up(60)
         driver.close()
     assert set(threading.enumerate()) <= before
 

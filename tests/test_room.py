@@ -20,7 +20,7 @@ from slmclient import AsyncPhiClient, PhiClient
 from slmclient.chat import ChatOptions, ChatRequest, Finish, Start, TextDelta
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Engine, EngineDriver, Outlet
-from slmclient.errors import ConfigurationError, RateLimitError
+from slmclient.errors import APITimeoutError, ConfigurationError, RateLimitError
 from slmclient.request import chat_request
 
 
@@ -253,6 +253,29 @@ def test_warming_up_leaves_the_loop_free(clerk: Clerk) -> None:
 
     assert asyncio.run(main()) > 2
     assert clerk.loads == 1
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_warming_up_ends_with_the_clients_deadline(clerk: Clerk, mode: str) -> None:
+    """Its gate is shut: the answer would take for ever."""
+
+    async def awarmed() -> None:
+        await AsyncPhiClient(driver=ClerkDriver(clerk), deadline=0.1).warm_up()
+
+    def warmed() -> None:
+        PhiClient(driver=ClerkDriver(clerk), deadline=0.1).warm_up()
+
+    with pytest.raises(APITimeoutError, match="deadline"):
+        warmed() if mode == "sync" else asyncio.run(awarmed())
+    clerk.gate.set()
+
+
+def test_a_closed_client_warms_up_nothing(clerk: Clerk) -> None:
+    client = PhiClient(driver=ClerkDriver(clerk))
+    client.close()
+    with pytest.raises(ConfigurationError, match="closed"):
+        client.warm_up()
+    assert clerk.loads == 0
 
 
 def test_an_engine_that_shows_signs_of_life_is_not_silent() -> None:

@@ -111,13 +111,17 @@ class _Client:
     def __reduce__(self) -> Any:
         raise TypeError("a client holds connections and keys, and does not pickle: make one in each process")
 
-    def _admitted(self, prompt: Prompt, options: ChatOptions, *, stream: bool) -> tuple[ChatRequest, list[Note]]:
+    def _open_driver(self) -> Driver:
         if self._closed:
             raise ConfigurationError("This client is closed. Make a new one.", provider=self.provider)
+        return self._driver
+
+    def _admitted(self, prompt: Prompt, options: ChatOptions, *, stream: bool) -> tuple[ChatRequest, list[Note]]:
+        driver = self._open_driver()
         request = chat_request(
             prompt, options, stream=stream, model=None, timeout=self._timeout, deadline=self._deadline
         )
-        return admit(self._driver, request, strict=self._strict)
+        return admit(driver, request, strict=self._strict)
 
 
 class PhiClient(_Client):
@@ -188,9 +192,10 @@ class PhiClient(_Client):
         """Load the model now, so that the first answer does not wait for it; for a hosted provider, do nothing.
 
         Raises:
+            APITimeoutError: It took longer than the client's ``deadline``; loading goes on for the next call.
             SLMError: What the first call would raise: the model is not there, or its engine.
         """
-        self._driver.warm_up()
+        self._open_driver().warm_up(self._deadline)
 
     def close(self) -> None:
         """Close connections, or free the model; a driver that was handed in stays open."""
@@ -243,7 +248,7 @@ class AsyncPhiClient(_Client):
 
     async def warm_up(self) -> None:
         """Load the model now; see `PhiClient.warm_up`."""
-        await self._driver.awarm_up()
+        await self._open_driver().awarm_up(self._deadline)
 
     async def aclose(self) -> None:
         """Close connections, or free the model; a driver that was handed in stays open."""

@@ -187,12 +187,16 @@ class Driver:
             f"{self.name} pulls no models: it has what it serves.", provider=self.name, model=model
         )
 
-    def warm_up(self) -> None:
-        """Do ahead what the first call would wait for: engines load their model. There is nothing to do over HTTP."""
+    def warm_up(self, deadline: float) -> None:
+        """Do ahead what the first call would wait for: engines load their model. There is nothing to do over HTTP.
 
-    async def awarm_up(self) -> None:
+        Args:
+            deadline: Seconds that it may take.
+        """
+
+    async def awarm_up(self, deadline: float) -> None:
         """`warm_up`, for asyncio."""
-        self.warm_up()
+        self.warm_up(deadline)
 
     def close(self) -> None:
         """Free what the driver holds. Calls after it are a ConfigurationError."""

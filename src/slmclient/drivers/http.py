@@ -46,7 +46,6 @@ from slmclient.errors import (
     ModelNotFoundError,
     ResponseFormatError,
     SLMError,
-    StreamInterruptedError,
 )
 from slmclient.hosts import is_loopback, matches
 
@@ -172,7 +171,7 @@ class HttpDriver(Driver):
             yield from self._streamed(request, response, model, decoder)
             return
         payload = _parsed_object((yield from read_body()), self.name)
-        if _is_fault(payload):
+        if faults.is_fault(payload):
             raise self.fault(response, model, payload)
         yield decoder.whole(payload)
 
@@ -203,7 +202,7 @@ class HttpDriver(Driver):
         except SLMError as error:
             late = isinstance(error, APITimeoutError) and request.remaining() <= 0
             if answered and not late and not isinstance(error, ContextTruncatedError):  # that one broke nothing off
-                raise _interrupted(error, self.name, model) from None
+                raise faults.interrupted(error, self.name, model) from None
             raise
 
     def _decoded(
@@ -216,7 +215,7 @@ class HttpDriver(Driver):
                 return events, True, None
             try:
                 parsed = _parsed_object(frame, self.name)
-                if _is_fault(parsed):
+                if faults.is_fault(parsed):
                     return events, False, self.fault(response, model, parsed)
                 events += decoder.chunk(parsed)
             except SLMError as error:
@@ -291,7 +290,7 @@ class HttpDriver(Driver):
         def steps() -> Steps:
             found.append((yield from self.probing(request)))
 
-        request = ChatRequest((), timeout=seconds, deadline_at=time.monotonic() + seconds)
+        request = _unasked(seconds)
         for _ in self._sync_pump().run(steps(), request):
             pass
         return found[0]
@@ -324,18 +323,39 @@ class HttpDriver(Driver):
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio."""
+        self._check_open()
+        async with aclosing(self._async_pump().run(self.flow(request), request)) as events:
+            async for event in events:
+                yield event
+
+    def _async_pump(self) -> AsyncPump:
         import asyncio
 
-        self._check_open()
         loop = asyncio.get_running_loop()
         pump = self._async.get(loop)
         if pump is None:
             from slmclient.drivers.pump import AsyncPump
 
             pump = self._async[loop] = AsyncPump(self.name, self.route())
-        async with aclosing(pump.run(self.flow(request), request)) as events:
-            async for event in events:
-                yield event
+        return pump
+
+    def warming(self, request: ChatRequest) -> Steps:
+        """Yield the commands that have a server load its model; by default there are none."""
+        yield from ()
+
+    def warm_up(self, deadline: float) -> None:
+        """Have a server load its model, where it does so on demand."""
+        self._check_open()
+        request = _unasked(deadline)
+        for _ in self._sync_pump().run(self.warming(request), request):
+            pass
+
+    async def awarm_up(self, deadline: float) -> None:
+        """`warm_up`, for asyncio."""
+        self._check_open()
+        request = _unasked(deadline)
+        async for _ in self._async_pump().run(self.warming(request), request):
+            pass
 
     def _check_open(self) -> None:
         if self._closed:
@@ -357,6 +377,11 @@ class HttpDriver(Driver):
             await pump.aclose()
 
 
+def _unasked(seconds: float) -> ChatRequest:
+    """Return the limits of a talk with a server that is no chat."""
+    return ChatRequest((), timeout=seconds, deadline_at=time.monotonic() + seconds)
+
+
 def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:
     parsed = from_json_or_none(data)
     if not isinstance(parsed, dict):
@@ -371,20 +396,3 @@ def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:
 def _has_id(entry: Any) -> bool:
     identity: Any = cast("Mapping[str, Any]", entry).get("id") if isinstance(entry, Mapping) else None
     return isinstance(identity, str) and 0 < len(identity) <= _LONGEST_ID and identity.isprintable()
-
-
-def _is_fault(frame: Mapping[str, Any]) -> bool:
-    return bool(frame.get("error")) or (frame.get("object") == "error")
-
-
-def _interrupted(error: SLMError, provider: str, model: str | None) -> StreamInterruptedError:
-    return StreamInterruptedError(
-        f"The answer broke off: {error.message}",
-        provider=provider,
-        model=model,
-        status_code=error.status_code,
-        code=error.code,
-        request_id=error.request_id,
-        retry_after=error.retry_after,
-        body=error.body,
-    )

@@ -143,13 +143,13 @@ class RetryDriver(Driver):
 
         return {"retry": worth_it, "wait": wait, "stop": tenacity.stop_never, "reraise": True}
 
-    def warm_up(self) -> None:
+    def warm_up(self, deadline: float) -> None:
         """Let the inner driver do ahead what the first call would wait for."""
-        self.inner.warm_up()
+        self.inner.warm_up(deadline)
 
-    async def awarm_up(self) -> None:
+    async def awarm_up(self, deadline: float) -> None:
         """`warm_up`, for asyncio."""
-        await self.inner.awarm_up()
+        await self.inner.awarm_up(deadline)
 
     def close(self) -> None:
         """Close the inner driver."""

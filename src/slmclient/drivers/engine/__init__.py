@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _SLICE = 1.0  # seconds between two looks at the clock while waiting
 _CLOSING = 5.0  # seconds that closing waits for the engine's next safe point
-_WARMING = 600.0  # seconds that loading ahead may take
 
 
 ENGINE_OPTIONS: Mapping[str, type | tuple[type, ...]] = {"max_waiting": int, "process": bool}
@@ -125,14 +124,14 @@ class EngineDriver(Driver, ABC):
 
     # --- before and after
 
-    def warm_up(self) -> None:
+    def warm_up(self, deadline: float) -> None:
         """Load the model now, and have it write one token."""
-        for _ in self.events(_first_words()):
+        for _ in self.events(_first_words(deadline)):
             pass
 
-    async def awarm_up(self) -> None:
+    async def awarm_up(self, deadline: float) -> None:
         """`warm_up`, for asyncio."""
-        async for _ in self.aevents(_first_words()):
+        async for _ in self.aevents(_first_words(deadline)):
             pass
 
     def close(self) -> None:
@@ -161,9 +160,9 @@ def _check_images(name: str, request: ChatRequest) -> None:
         )
 
 
-def _first_words() -> ChatRequest:
+def _first_words(deadline: float) -> ChatRequest:
     sampling = {"max_tokens": 1, "temperature": 0}
-    return ChatRequest((Message.user("Hi"),), sampling=sampling, deadline_at=time.monotonic() + _WARMING)
+    return ChatRequest((Message.user("Hi"),), sampling=sampling, deadline_at=time.monotonic() + deadline)
 
 
 class _Patience:

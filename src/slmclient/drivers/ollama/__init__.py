@@ -157,6 +157,19 @@ class OllamaDriver(HttpDriver):
         given = {name: self.own[name] for name in _LOAD if name in self.own}
         return {"num_ctx": context, **given} if context is not None else given
 
+    def warming(self, request: ChatRequest) -> Steps:
+        """Yield the commands that have the server load the model: a chat without messages.
+
+        A call that finds none loaded waits too, but only for ``timeout``: the server says nothing while it loads.
+        """
+        model = self.model_id(self.default_model) if self.default_model else (yield from self.served_model(request))
+        said = {"model": model, "messages": [], "stream": False, "options": self._load(model)}
+        if "keep_alive" in self.own:
+            said["keep_alive"] = self.own["keep_alive"]
+        response, payload = yield from self._posted(request, self.speech.path, said)
+        if response.status != 200:
+            raise self.fault(response, model, payload)
+
     # --- models
 
     def served_model(self, request: ChatRequest) -> Generator[Any, Any, str]:

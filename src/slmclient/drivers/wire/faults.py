@@ -119,6 +119,25 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
     return kind(_sentence(origin, status, shape, kind, pattern, retirement), **details)
 
 
+def is_fault(frame: Mapping[str, Any]) -> bool:
+    """Return whether an answer, or a frame of a stream, is an error."""
+    return bool(frame.get("error")) or (frame.get("object") == "error")
+
+
+def interrupted(error: errors.SLMError, provider: str, model: str | None) -> errors.StreamInterruptedError:
+    """Return the error for an answer that broke off after some text."""
+    return errors.StreamInterruptedError(
+        f"The answer broke off: {error.message}",
+        provider=provider,
+        model=model,
+        status_code=error.status_code,
+        code=error.code,
+        request_id=error.request_id,
+        retry_after=error.retry_after,
+        body=error.body,
+    )
+
+
 def service_retired(
     provider: str, service: catalogue.Provider, model: str | None, host: str = ""
 ) -> errors.ProviderRetiredError:
