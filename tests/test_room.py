@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from slmclient import AsyncPhiClient, PhiClient
+from slmclient import AsyncPhiClient, Message, PhiClient
 from slmclient.chat import ChatOptions, ChatRequest, Finish, Start, TextDelta
-from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine import Engine, EngineDriver, Outlet
-from slmclient.errors import APITimeoutError, ConfigurationError, RateLimitError
+from slmclient.errors import APITimeoutError, ConfigurationError, RateLimitError, UnsupportedFeatureError
 from slmclient.request import chat_request
 
 
@@ -59,7 +59,13 @@ class Clerk(Engine):
 
 
 class ClerkDriver(EngineDriver):
-    info: ClassVar[DriverInfo] = DriverInfo(name="clerk", title="Clerk", docs="-", default_model="clerk")
+    info: ClassVar[DriverInfo] = DriverInfo(
+        name="clerk",
+        title="Clerk",
+        docs="-",
+        default_model="clerk",
+        features=frozenset({Feature.PREFILL, Feature.RESPONSE_FORMAT}),
+    )
     made: ClassVar[int] = 0
 
     def __init__(self, clerk: Clerk, key: Hashable | None = "same", **options: Any) -> None:
@@ -268,6 +274,30 @@ def test_warming_up_ends_with_the_clients_deadline(clerk: Clerk, mode: str) -> N
     with pytest.raises(APITimeoutError, match="deadline"):
         warmed() if mode == "sync" else asyncio.run(awarmed())
     clerk.gate.set()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_json_that_somebody_else_began_is_refused_before_anything_is_loaded(clerk: Clerk, mode: str) -> None:
+    """Engines begin what is bound to a schema at its first character: begun twice, it would be no JSON."""
+    begun = [Message.user("Which city?"), Message.assistant('{"city": "')]
+    json = {"type": "json_object"}
+
+    async def aasked() -> None:
+        await AsyncPhiClient(driver=ClerkDriver(clerk)).chat(begun, response_format=json)
+
+    def asked() -> None:
+        PhiClient(driver=ClerkDriver(clerk)).chat(begun, response_format=json)
+
+    with pytest.raises(UnsupportedFeatureError, match="leave out response_format"):
+        asked() if mode == "sync" else asyncio.run(aasked())
+    assert clerk.loads == 0
+
+
+def test_a_frozen_program_starts_no_copy_of_itself(clerk: Clerk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)  # as PyInstaller and its kin say it
+    with pytest.raises(ConfigurationError, match="process needs a Python"):
+        ClerkDriver(clerk, process=True)
+    ClerkDriver(clerk, process=False).close()
 
 
 def test_a_closed_client_warms_up_nothing(clerk: Clerk) -> None:

@@ -277,7 +277,7 @@ class _Call:
         self.in_one = True
         """Whether llama.cpp reads the prompt as one string."""
         self._begun = False
-        self._bound = request.response_format is not None and request.prefill is None
+        self._bound = request.response_format is not None
         self._last: Mapping[str, Any] = {}
         self._usage: Mapping[str, Any] = {}
         self._failure: SLMError | None = None

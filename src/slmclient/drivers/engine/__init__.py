@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -40,6 +41,11 @@ class EngineDriver(Driver, ABC):
         if self.own.get("max_waiting", 1) < 1:
             raise ConfigurationError(
                 f"{self.name}: the option max_waiting is at least 1, not {self.own['max_waiting']}.",
+                provider=self.name,
+            )
+        if self.own.get("process") and getattr(sys, "frozen", False):  # its executable is the program, and no Python
+            raise ConfigurationError(
+                f"{self.name}: the option process needs a Python to start; a frozen program has none.",
                 provider=self.name,
             )
         self._lock = threading.Lock()
@@ -103,7 +109,7 @@ class EngineDriver(Driver, ABC):
             forget()
 
     def _submit(self, request: ChatRequest, deliver: Callable[[Any], None]) -> tuple[Job, Callable[[], None]]:
-        _check_images(self.name, request)
+        _check(self.name, request)
         job = Job(self.name, request, deliver)
         with self._lock:
             if self._closed:
@@ -152,10 +158,16 @@ class EngineDriver(Driver, ABC):
         await asyncio.to_thread(self.close)
 
 
-def _check_images(name: str, request: ChatRequest) -> None:
+def _check(name: str, request: ChatRequest) -> None:
     if not all(image.inline for message in request.messages for image in message.images):
         raise UnsupportedFeatureError(
             f"{name} fetches no images from addresses: get the file yourself and give its path or its bytes.",
+            provider=name,
+        )
+    if request.prefill is not None and (request.response_format or {}).get("type") in ("json_object", "json_schema"):
+        raise UnsupportedFeatureError(
+            f"{name} writes an answer that is bound to JSON from its first character and cannot go on with yours: "
+            "leave out response_format, or the assistant's message at the end.",
             provider=name,
         )
 
