@@ -3,13 +3,15 @@
     python benchmarks/engines.py llamacpp=MODEL.gguf onnx=FOLDER transformers=FOLDER openvino=MODEL.gguf mlx=FOLDER
 
 Each measurement is a process of its own, ours and the bare engine's by turns, so that a machine that slows down slows
-both. Printed: the medians and their ratio.
+both. Speed is the median of several answers in each, after one that warms up. Printed: the medians, their ratio, and
+the ratios of the single rounds. SLM_ROUNDS says how many there are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -20,6 +22,8 @@ from typing import Any
 
 PROMPT = "Write a very long story about a fox."
 TOKENS = 96
+ANSWERS = 5
+ROUNDS = int(os.environ.get("SLM_ROUNDS", "5"))
 TURNS = 10
 ON = {  # how an engine is told not to stop early
     "llamacpp": {"ignore_eos": True},
@@ -167,9 +171,9 @@ def speed(run: Callable[[], Iterator[None]]) -> dict[str, float]:
     """Tokens per second after the first, and the process's peak memory."""
     for _ in run():
         pass
-    times = [time.perf_counter() for _ in run()]
+    answers = [[time.perf_counter() for _ in run()] for _ in range(ANSWERS)]
     return {
-        "tokens/s": (TOKENS - 1) / (times[-1] - times[0]),
+        "tokens/s": statistics.median((TOKENS - 1) / (times[-1] - times[0]) for times in answers),
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -237,15 +241,17 @@ def measured(what: str, engine: str, path: str) -> dict[str, float]:
     return found
 
 
-def report(engine: str, path: str, rounds: int = 3) -> None:
+def report(engine: str, path: str) -> None:
     sides: dict[str, list[dict[str, float]]] = {"bare": [], "ours": []}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for side, found in sides.items():
             found.append(measured(side, engine, path))
     print(f"\n{engine}")
     for name in ("tokens/s", "peak MB"):
         bare, mine = (statistics.median(found[name] for found in sides[side]) for side in ("bare", "ours"))
-        print(f"  {name:12} bare {bare:8.1f}   ours {mine:8.1f}   ratio {mine / bare:.3f}")
+        pairs = zip(sides["ours"], sides["bare"], strict=True)
+        each = " ".join(f"{own[name] / other[name]:.3f}" for own, other in pairs)
+        print(f"  {name:12} bare {bare:8.1f}   ours {mine:8.1f}   ratio {mine / bare:.3f}  ({each})", flush=True)
     first = measured("first", engine, path)
     ratio = first["warm s"] / first["cold s"]
     print(f"  turn {TURNS}      cold {first['cold s']:8.3f} s ours {first['warm s']:8.3f} s ratio {ratio:.3f}")
