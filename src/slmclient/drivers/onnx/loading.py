@@ -23,7 +23,7 @@ OLDEST = (0, 18)
 """The first release whose generator works as ours expects."""
 
 _LARGE = 1 << 30  # bytes; a smaller model is as fast on one thread, and gets less into the way of other work
-_HEADROOM, _LEAST_HEADROOM = 32 << 20, 256  # bytes, tokens
+_HEADROOM, _LEAST_HEADROOM = 0.02, 64  # of the weights' size; tokens
 _BYTES = 8  # of one number in the keys and in the values, in the precision that processors use
 _LACKS = re.compile(r"not supported in this build|not been built with|interface not available|Unknown provider name")
 _WINML = "On Windows: `pip uninstall onnxruntime-genai`, then `pip install onnxruntime-genai-winml`"
@@ -144,15 +144,18 @@ def headroom(path: Path) -> int:
     sizes: list[Any] = [decoder.get(name) for name in ("num_hidden_layers", "num_key_value_heads", "head_size")]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return _LEAST_HEADROOM
-    return max(_LEAST_HEADROOM, int(_HEADROOM // (_BYTES * math.prod(sizes))))
+    return max(_LEAST_HEADROOM, int(_HEADROOM * _weight(path)) // (_BYTES * math.prod(sizes)))
 
 
 def _threads(path: Path) -> int | None:
     """Return how many threads suit the model; None where its own configuration says so."""
     if "intra_op_num_threads" in _decoder(path).get("session_options", {}):
         return None
-    large = sum(file.stat().st_size for file in path.glob("*.onnx*")) > _LARGE
-    return max(1, (cpu_count() or 2) // 2) if large else 1
+    return max(1, (cpu_count() or 2) // 2) if _weight(path) > _LARGE else 1
+
+
+def _weight(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.glob("*.onnx*"))
 
 
 def _decoder(path: Path) -> dict[str, Any]:
