@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,13 @@ from hub_server import HubServer
 from llama_server import LlamaServers
 from ollama_server import OllamaServer
 from slmclient.drivers import fetch, registry
+from test_gguf import STRING, gguf
 
 SLM = [sys.executable, "-m", "slmclient.cli"]
 LIMIT = 120  # seconds, for what should take two
 REPO = "org/SmolLM2-135M-GGUF"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
+WITHOUT_HUB = "import sys\nsys.modules['huggingface_hub'] = None\nfrom slmclient.cli import main\nmain()"
 posix = pytest.mark.skipif(os.name == "nt", reason="signals and terminals of POSIX")
 
 Slm = Callable[..., subprocess.CompletedProcess[str]]
@@ -49,9 +53,11 @@ def variables(loopback: HubServer, tmp_path: Path) -> dict[str, str]:
 def slm(variables: dict[str, str]) -> Slm:
     """Run `slm`, hold it to its exit code, and return what it wrote."""
 
-    def run(*arguments: str, code: int = 0, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, code: int = 0, stdin: str = "", python: str = "", **more: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*SLM, *arguments],
+            [*([sys.executable, "-c", python] if python else SLM), *arguments],
             input=stdin,
             env={**variables, **more},
             capture_output=True,
@@ -219,6 +225,135 @@ def test_a_path_is_said_to_be_for_no_engine_that_was_not_asked_for(slm: Slm, tmp
     assert f"SLM_PROVIDER=onnx SLM_MODEL={tmp_path} slm ask" in slm("pull", str(tmp_path), "-e", "onnx").stderr
 
 
+# --- GGUF files for an engine that has a form of its own
+
+
+def test_an_engine_without_files_of_its_own_form_takes_gguf_files_that_it_reads(
+    slm: Slm, loopback: HubServer, weights: Path
+) -> None:
+    listed = {"smollm2-135m-instruct-q8_0.gguf": weights, "smollm2-135m-instruct-q4_k_m.gguf": b"GGUF with Q5_0 in it"}
+    loopback.add(SMOLLM2, listed)
+    said = slm("pull", "smollm2-135m", "--engine", "openvino")
+    assert Path(said.stdout.strip()).name == "smollm2-135m-instruct-q8_0.gguf"
+    first, fetching, *_, last = said.stderr.splitlines()
+    assert first == ("openvino has no files of smollm2-135m in its own form: GGUF files are taken, which it reads too.")
+    assert fetching.startswith("Fetching smollm2-135m (98 MB)")
+    assert "SLM_PROVIDER=openvino SLM_MODEL=smollm2-135m slm ask" in last
+    loopback.seen.clear()
+    question = ("--temperature", "0", "--max-tokens", "16", "What is the capital of Japan?")
+    assert "Tokyo" in slm("ask", "-p", "openvino", "-m", "smollm2-135m", *question).stdout
+    assert slm("pull", "smollm2-135m", "-e", "openvino", "-q").stderr == ""
+    assert loopback.seen == []
+
+
+def test_another_variant_of_them_is_run_by_its_path_and_fetches_nothing_more(
+    slm: Slm, loopback: HubServer, weights: Path
+) -> None:
+    loopback.add(SMOLLM2, {"smollm2-135m-instruct-q8_0.gguf": b"GGUF", "smollm2-135m-instruct-q4_0.gguf": weights})
+    said = slm("pull", "smollm2-135m", "-e", "openvino", "--quantization", "Q4_0")
+    assert f"SLM_MODEL={said.stdout.strip()} slm ask" in said.stderr
+    assert len([each for each in loopback.seen if each.path.startswith("/content/") and each.method == "GET"]) == 1
+
+
+def test_where_an_engine_takes_neither_the_error_has_commands_that_work(slm: Slm, loopback: HubServer) -> None:
+    said = slm("pull", "phi-4-reasoning", "--engine", "openvino", code=1)
+    assert "openvino. Of GGUF files it reads only the architectures llama, qwen2, qwen3." in said.stderr
+    commands = re.findall(r"`slm (pull phi-4-reasoning --engine (\w+))`", said.stderr)
+    assert {engine for _, engine in commands} == {"llamacpp", "ollama", "onnx", "transformers"}
+    assert loopback.seen == []
+    loopback.add("unsloth/Phi-4-reasoning-GGUF", {"Phi-4-reasoning-Q4_K_M.gguf": b"GGUF"})
+    [command] = [command for command, engine in commands if engine == "llamacpp"]
+    assert slm(*command.split()).stdout.endswith("Phi-4-reasoning-Q4_K_M.gguf\n")
+
+
+def test_a_gguf_file_of_an_architecture_that_the_engine_does_not_read_is_an_error(
+    slm: Slm, loopback: HubServer, embedded_elsewhere: dict[str, str]
+) -> None:
+    loopback.add("org/some-GGUF", {"some-q8_0.gguf": gguf([("general.architecture", STRING, "phi3")])})
+    said = slm("pull", "org/some-GGUF", "--engine", "openvino", code=1)
+    assert "has the architecture phi3; of GGUF files openvino reads only llama, qwen2, qwen3." in said.stderr
+    assert "`slm pull org/some-GGUF --engine llamacpp`, `slm pull org/some-GGUF --engine transformers`" in said.stderr
+    assert said.stdout == ""
+    assert slm("pull", "org/some-GGUF", "--engine", "llamacpp").stdout.endswith("some-q8_0.gguf\n")
+    [listed] = json.loads(slm("models", "--local", "--json", **embedded_elsewhere).stdout)
+    assert sorted(listed["engines"]) == ["llamacpp", "transformers"]
+
+
+# --- what doctor says of it
+
+
+def doctor(slm: Slm, *arguments: str, code: int = 0, **more: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(slm("doctor", "--json", *arguments, code=code, **more).stdout)
+    return report
+
+
+def test_doctor_shows_where_an_engines_model_is(slm: Slm, weights: Path) -> None:
+    path = slm("pull", REPO, "-e", "llamacpp").stdout.strip()
+    report = doctor(slm, "-p", "llamacpp", "-m", REPO)
+    pull = f"slm pull {REPO} --engine llamacpp"
+    assert report["engine_model"] == {"name": REPO, "path": path, "megabytes": 98, "pull": pull}
+    assert report["notes"] == []
+    said = slm("doctor", "-p", "llamacpp", "-m", REPO).stdout
+    assert f"The engine's model\n  {REPO}\n  is here: {path} (98 MB)\n" in said
+    by_path = doctor(slm, "-p", "llamacpp", "-m", str(weights))["engine_model"]
+    assert by_path == {"name": str(weights), "path": str(weights), "megabytes": 98, "pull": None}
+
+
+def test_doctor_shows_the_size_of_a_folder(slm: Slm, loopback: HubServer) -> None:
+    loopback.add("org/folder", {"genai_config.json": b"{}", "model.onnx": bytes(3_000_000)})
+    path = slm("pull", "org/folder", "-e", "onnx").stdout.strip()
+    for name in ("org/folder", path):
+        found = doctor(slm, "-p", "onnx", "-m", name)["engine_model"]
+        assert (found["path"], found["megabytes"]) == (path, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "more"), [({}, ""), ({"quantization": "Q8_0"}, " --quantization Q8_0")], ids=["plain", "quantization"]
+)
+def test_doctor_has_the_command_that_fetches_what_is_not_here(
+    options: dict[str, str], more: str, slm: Slm, loopback: HubServer
+) -> None:
+    variables = {"SLM_PROVIDER": "llamacpp", "SLM_MODEL": REPO, "SLM_OPTIONS": json.dumps(options)}
+    pull = f"slm pull {REPO} --engine llamacpp{more}"
+    report = doctor(slm, **variables)
+    assert report["engine_model"] == {"name": REPO, "path": None, "megabytes": None, "pull": pull}
+    assert report["notes"] == [f"The first question fetches {REPO}; so does `{pull}`."]
+    said = slm("doctor", **variables).stdout
+    assert f"The engine's model\n  {REPO}\n  is not here yet: `{pull}` fetches it\n" in said
+    assert loopback.seen == []
+    offline = doctor(slm, code=1, **variables, SLM_OFFLINE="1")
+    assert offline["engine_model"]["pull"] == pull
+    [problem] = offline["problems"]
+    assert f"`{pull}`" in problem
+    header = gguf([("general.architecture", STRING, "llama")])
+    loopback.add(REPO, {"a-q4_1.gguf": header, "a-q8_0.gguf": header})
+    path = slm(*pull.split()[1:]).stdout.strip()
+    assert doctor(slm, **variables)["engine_model"]["path"] == path
+
+
+def test_doctor_leaves_it_out_where_there_is_none_to_show(slm: Slm) -> None:
+    for arguments in ([], ["-m", "smollm2-135m"], ["-p", "llamacpp", "-m", "smollm2-135m"]):
+        assert doctor(slm, *arguments)["engine_model"] is None  # the embedded one has a place of its own
+    for arguments in (["-p", "llamacpp"], ["-p", "llamacpp", "-m", "phi-9"], ["-p", "openvino", "-m", "phi-3.5-moe"]):
+        assert doctor(slm, *arguments, code=1)["engine_model"] is None
+    assert "The engine's model" not in slm("doctor").stdout
+
+
+def test_doctor_tells_no_maker_of_an_engine_that_it_looked(slm: Slm, weights: Path, tmp_path: Path) -> None:
+    """Imported as it is, openvino sends an event, and writes who sent it into the home folder."""
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    assert doctor(slm, "-p", "openvino", "-m", str(weights), **home)["ok"]
+    assert not (tmp_path / "intel").exists()
+
+
+def test_doctor_says_that_an_engine_does_not_read_a_gguf_file(slm: Slm, tmp_path: Path) -> None:
+    path = tmp_path / "phi.gguf"
+    path.write_bytes(gguf([("general.architecture", STRING, "phi3")]))
+    [problem] = doctor(slm, "-p", "openvino", "-m", str(path), code=1)["problems"]
+    assert problem == f"{path} has the architecture phi3; of GGUF files openvino reads only llama, qwen2, qwen3."
+    assert doctor(slm, "-p", "llamacpp", "-m", str(path))["ok"]
+
+
 # --- what is here
 
 
@@ -274,6 +409,35 @@ def test_removing_asks_on_a_terminal(
     assert "for every program that uses it?" in said
     assert mine.exists() == (answer == "n")
     assert weights.stat().st_size == fetch.SMOLLM2.file_bytes
+
+
+def test_without_the_hubs_client_removing_says_what_to_install(
+    slm: Slm, embedded_elsewhere: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    path = Path(slm("pull", REPO).stdout.strip())
+    install = 'pip install "slmclient[hub]"'
+    for yes in ([], ["--yes"]):
+        said = slm("remove", REPO, *yes, code=1, python=WITHOUT_HUB, **embedded_elsewhere)
+        assert said.stderr == f"Error: Removing {REPO} needs the client of Hugging Face's hub: {install}\n"
+    assert path.read_bytes() == weights.read_bytes()
+    mine = Path(embedded_elsewhere["SLM_CACHE"]) / "models" / weights.name
+    mine.parent.mkdir(parents=True)
+    mine.hardlink_to(weights)
+    listed = slm("models", "--local", python=WITHOUT_HUB, **embedded_elsewhere)
+    assert listed.stdout.splitlines()[0] == "smollm2-135m"
+    assert listed.stderr.endswith(f"the cache of Hugging Face's hub was not looked at. That needs {install}\n")
+    as_json = slm("models", "--local", "--json", python=WITHOUT_HUB, **embedded_elsewhere)
+    assert ([each["name"] for each in json.loads(as_json.stdout)], as_json.stderr) == (["smollm2-135m"], "")
+    said = slm("remove", "smollm2-135m", "--yes", python=WITHOUT_HUB, **embedded_elsewhere)
+    assert not mine.exists()
+    assert said.stderr.startswith("98 MB are free again.\n")
+    assert install in said.stderr
+    assert install not in slm("models", "--local", **embedded_elsewhere).stderr
+
+
+def test_the_help_of_pull_names_every_engine(slm: Slm) -> None:
+    said = " ".join(slm("pull", "-h").stdout.split())
+    assert f"({', '.join(registry.ENGINES)}) or ollama" in said
 
 
 def test_the_list_of_what_is_here_goes_alone(slm: Slm) -> None:

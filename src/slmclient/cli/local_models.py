@@ -12,7 +12,7 @@ from rich.text import Text
 from slmclient.cli import installed
 from slmclient.cli.progress import megabytes
 from slmclient.cli.terminal import console, is_terminal, say
-from slmclient.cli.weights import embedded_config
+from slmclient.cli.weights import embedded_config, reads
 from slmclient.drivers import hub, registry
 from slmclient.drivers.hub import LocalModel
 
@@ -34,16 +34,17 @@ def run(*, as_json: bool) -> None:
         out.print(f"  {each.path}", style="dim")
     if not models:
         say("There is no model on this machine. `slm pull` fetches the embedded one, `slm pull NAME` another.")
+    _tell_what_was_not_seen()
 
 
 def engines(model: LocalModel) -> dict[str, bool]:
-    """Return the engines of this version that read a model's form, and whether each is installed."""
+    """Return the engines of this version that read a model, and whether each is installed."""
     found: dict[str, bool] = {}
     for name in (registry.LOCAL, *registry.ENGINES):
         if name not in registry.ROWS or (name == registry.LOCAL and model.repo is not None):
             continue
         info = registry.driver_info(name)
-        if model.form in info.weights:
+        if reads(info, model.form, model.path):
             found[name] = not installed.missing(info.extra)
     return found
 
@@ -62,8 +63,15 @@ def remove(name: str, *, yes: bool, quiet: bool) -> int:
     freed = hub.remove(name, cache_dir=embedded_config().cache_dir)
     if not quiet:
         say(f"{megabytes(freed)} MB are free again.")
+        _tell_what_was_not_seen()
     return 0
 
 
 def _here() -> list[LocalModel]:
     return hub.local_models(embedded_config().cache_dir)
+
+
+def _tell_what_was_not_seen() -> None:
+    if not hub.is_installed():
+        command = installed.command("hub")
+        say(f"What other tools have in the cache of Hugging Face's hub was not looked at. That needs {command}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import typer
 
 from slmclient import catalogue
+from slmclient.catalogue.forms import gguf_offer
 from slmclient.cli import installed, weights
 from slmclient.cli.progress import Display
 from slmclient.cli.terminal import say
@@ -92,12 +94,26 @@ def _from_hub(provider: str | None, model: str, quantization: str | None, *, qui
     first = next(iter(engines))
     forms = tuple(dict.fromkeys(form for info in engines.values() for form in info.weights))
     config = resolve(Given(provider=first, model=model)).driver
+    instead = hub.gguf_instead(config)
+    if instead is not None and not quiet:
+        say(f"{first} has no files of {model} in its own form: GGUF files are taken, which it reads too.")
     found = weights.from_hub(config, forms, quantization, quiet=quiet)
+    readers = [name for name, info in engines.items() if not found.form or weights.reads(info, found.form, found.path)]
+    if not readers:
+        raise UnsupportedFeatureError(_for_others(first, model, found), provider=first, model=model)
     print(found.path)
     if not found.form and provider is None:  # a path: it is here, and which engine reads it was not looked at
         return
-    engine = next((name for name, info in engines.items() if found.form in info.weights), first)
+    engine = readers[0]
     _tell_how_to_run(engine, _name_to_run(config, engines[engine], model, found), quiet=quiet)
+
+
+def _for_others(engine: str, model: str, found: hub.Located) -> str:
+    """Return why an engine does not read what was found for it, and which engines do."""
+    infos = [registry.driver_info(name) for name in registry.ENGINES]
+    others = [info.name for info in infos if weights.reads(info, found.form, found.path)]
+    ways = ", ".join(f"`slm pull {model} --engine {name}`" for name in others)
+    return f"{weights.refusal(engine, found.path)} Engines that take it: {ways}."
 
 
 def _candidates(model: str) -> list[str]:
@@ -111,7 +127,7 @@ def _candidates(model: str) -> list[str]:
     if known is not None:
         ids = {offer.provider: offer.id for offer in known.offers if offer.status != "retired"}
         its_own = [name for name in engines if ids.get(name) == model]  # an engine's repository was named
-        engines = its_own or [name for name in engines if name in ids]
+        engines = its_own or [name for name in engines if name in ids or gguf_offer(known, name)]
     here = [name for name in engines if not installed.missing(registry.driver_info(name).extra)]
     if here:
         return here if known is None else here[:1]
@@ -127,8 +143,11 @@ def _candidates(model: str) -> list[str]:
 
 def _name_to_run(config: DriverConfig, info: DriverInfo, model: str, found: hub.Located) -> str:
     """Return what leads an engine to this very file: the name, or the path where the name means another variant."""
-    named = hub.locate(config, info.weights)  # it is here: nothing is fetched
-    return model if named.path == found.path else str(found.path)
+    with suppress(ModelNotFoundError):  # another variant is here than the name means, and fetching is forbidden
+        named = hub.here(config, info.weights)
+        if named is not None and named.path == found.path:
+            return model
+    return str(found.path)
 
 
 def _tell_how_to_run(provider: str, model: str, *, quiet: bool) -> None:

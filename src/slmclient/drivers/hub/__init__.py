@@ -6,25 +6,34 @@ Nothing that could run code is fetched: no pickles, and Python files only where 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slmclient import catalogue
+from slmclient.catalogue import forms
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.hub.cache import LocalModel, local_models, named, remove
 from slmclient.drivers.hub.choice import Choice, NothingFitsError, choose
-from slmclient.drivers.hub.faults import Origin
-from slmclient.drivers.hub.library import MAIN, files_in, is_commit, is_offline, storage
+from slmclient.drivers.hub.library import MAIN, files_in, is_commit, is_installed, is_offline, storage
+from slmclient.drivers.hub.naming import origin_of
 from slmclient.drivers.hub.transfer import Wanted, fetch, watched
 from slmclient.errors import ConfigurationError, ModelNotFoundError
 
-__all__ = ("LocalModel", "Located", "local_models", "locate", "model_path", "named", "remove")
-
-_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
-_FILES = (".gguf", ".onnx", ".safetensors", ".xml", ".bin", ".pt", ".pth")
+__all__ = (
+    "LocalModel",
+    "Located",
+    "gguf_instead",
+    "here",
+    "is_installed",
+    "local_models",
+    "locate",
+    "model_path",
+    "named",
+    "pull_command",
+    "remove",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,8 @@ class Located:
     variant: str = ""
     """Its quantisation or its folder's name."""
     repo: str = ""
+    size: int | None = None
+    """Bytes, where they are known."""
 
 
 def model_path(
@@ -74,19 +85,38 @@ def model_path(
     return found.path
 
 
-def here(config: DriverConfig, weights: tuple[str, ...], quantization: str | None = None) -> Path | None:
+def here(config: DriverConfig, weights: tuple[str, ...], quantization: str | None = None) -> Located | None:
     """Return where a model is on this machine, or None if the first call would fetch it.
 
     Raises:
         ModelNotFoundError: It is not here, and nothing has that name or fetching is forbidden.
     """
     try:
-        return locate(replace(config, offline=True), weights, quantization=quantization).path
+        return locate(replace(config, offline=True), weights, quantization=quantization)
     except ModelNotFoundError:
         if config.offline or is_offline():
             raise
-        _origin(config, config.model or "")
+        origin_of(config.provider, config.model or "")
         return None
+
+
+def pull_command(config: DriverConfig, quantization: str | None = None) -> str:
+    """Return the line that fetches a model.
+
+    Raises:
+        ModelNotFoundError: Nothing has that name.
+    """
+    return origin_of(config.provider, config.model or "", quantization).command
+
+
+def gguf_instead(config: DriverConfig) -> str | None:
+    """Return the repository of GGUF files that a name leads to because the catalogue has no other for its engine."""
+    name = config.model or ""
+    model = catalogue.find(name)
+    offer = forms.gguf_offer(model, config.provider) if model is not None else None
+    if offer is None or name == offer.id or _path(name) is not None:
+        return None
+    return offer.id if origin_of(config.provider, name).repo == offer.id else None
 
 
 def locate(
@@ -105,10 +135,9 @@ def locate(
             f"{config.provider} needs a model: a path, or a name such as phi-4-mini (`slm models`).",
             provider=config.provider,
         )
-    with suppress(OSError, RuntimeError):  # a name too long for a path; no home folder
-        if (path := Path(name).expanduser()).exists():
-            return Located(path, "")
-    origin = _origin(config, name)
+    if (path := _path(name)) is not None:
+        return Located(path, "", size=_size(path))
+    origin = origin_of(config.provider, name, quantization)
     if with_code and not is_commit(origin.revision):
         raise ConfigurationError(
             f"Code of {origin.repo} is run only at a commit that you have looked at: write "
@@ -116,7 +145,7 @@ def locate(
             provider=config.provider,
             model=name,
         )
-    wanted = Wanted(origin, weights, quantization, with_code)
+    wanted = Wanted(origin, weights, with_code)
     here = _cached(wanted)
     if here is not None and (not with_code or any(file.path.endswith(".py") for file in here[1].files)):
         return _located(origin.repo, *here)
@@ -131,33 +160,6 @@ def locate(
     return _located(origin.repo, *watched(lambda meter: fetch(wanted, meter), cancelled, progress))
 
 
-def _origin(config: DriverConfig, name: str) -> Origin:
-    """Return the repository that a name means for a provider's engine."""
-    model, offer = catalogue.find(name), catalogue.offer(name, config.provider)
-    match = None if name.lower().endswith(_FILES) else _ID.fullmatch(name)
-    # An id of somebody else's offer is meant as it is: an engine may read that too.
-    if model is not None and offer is not None and (match is None or name in model.aliases):
-        return Origin(config.provider, name, offer.id)
-    if match is not None and ".." not in name:
-        return Origin(config.provider, name, match[1], match[2])
-    raise ModelNotFoundError(_unknown(config.provider, name), provider=config.provider, model=name)
-
-
-def _unknown(provider: str, name: str) -> str:
-    if catalogue.find(name) is not None:
-        elsewhere = catalogue.directions(name, provider)
-        return f"The catalogue knows no files of {name} for {provider}. {elsewhere} Or give a path.".replace("  ", " ")
-    if name.lower().endswith(_FILES) or name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1:
-        return (
-            f"There is no file or folder {name}. A model by its name is fetched: `slm pull NAME --engine {provider}`."
-        )
-    return (
-        f"There is no model {name!r}: no file or folder has that path, and the catalogue does not know the name "
-        f"(`slm models -p {provider}` lists those it knows; `slm pull NAME --engine {provider}` fetches one). A model "
-        "on Hugging Face's hub is written org/name."
-    )
-
-
 def _cached(wanted: Wanted) -> tuple[str, Choice] | None:
     """Return commit and files of what is here already, if it is whole."""
     folder = storage(wanted.origin.repo)
@@ -166,9 +168,26 @@ def _cached(wanted: Wanted) -> tuple[str, Choice] | None:
         if not is_commit(commit):
             commit = (folder / "refs" / commit).read_text(encoding="ascii").strip()
         files = files_in(folder / "snapshots" / commit)
-        return commit, choose(files, wanted.forms, wanted.quantization, with_code=wanted.with_code)
+        return commit, choose(files, wanted.forms, wanted.origin.quantization, with_code=wanted.with_code)
     return None
 
 
 def _located(repo: str, commit: str, choice: Choice) -> Located:
-    return Located(storage(repo) / "snapshots" / commit / choice.entry, choice.form, choice.variant, repo)
+    path = storage(repo) / "snapshots" / commit / choice.entry
+    return Located(path, choice.form, choice.variant, repo, choice.size)
+
+
+def _path(name: str) -> Path | None:
+    """Return the file or folder of a name, if there is one."""
+    with suppress(OSError, RuntimeError):  # a name too long for a path; no home folder
+        if (path := Path(name).expanduser()).exists():
+            return path
+    return None
+
+
+def _size(path: Path) -> int | None:
+    """Return the bytes of a file, or of the files that stand in a folder: what can be known at a glance."""
+    with suppress(OSError):
+        files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
+        return sum(file.stat().st_size for file in files) or None
+    return None

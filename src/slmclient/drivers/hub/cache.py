@@ -13,7 +13,7 @@ from slmclient import catalogue
 from slmclient.catalogue import forms
 from slmclient.drivers import fetch
 from slmclient.drivers.hub.choice import Choice, variants
-from slmclient.drivers.hub.library import MAIN, cache, files_in, library
+from slmclient.drivers.hub.library import INSTALL, MAIN, cache, files_in, is_installed, library
 from slmclient.errors import ConfigurationError, MissingDependencyError, ModelNotFoundError
 
 _PREFIX = "models--"
@@ -56,10 +56,13 @@ def named(name: str, models: Iterable[LocalModel]) -> list[LocalModel]:
 
     Raises:
         ModelNotFoundError: None has that name.
+        MissingDependencyError: None of those that can be seen has it, and the hub's cache cannot be looked into.
     """
     known = catalogue.find(name)
     portable = known.name if known is not None and "/" not in name else None
     found = [each for each in models if name in (each.name, each.repo) or (portable and each.portable == portable)]
+    if not found and not is_installed():
+        raise MissingDependencyError(f"Removing {name} needs the client of Hugging Face's hub: {INSTALL}", model=name)
     if not found:
         raise ModelNotFoundError(f"There is no {name} on this machine: `slm models --local` lists what is.", model=name)
     return found
@@ -77,18 +80,24 @@ def remove(name: str, *, cache_dir: str | None = None) -> int:
 
     Raises:
         ModelNotFoundError: Nothing here has that name.
+        MissingDependencyError: The hub's cache may have it, and its client is not installed.
         ConfigurationError: It cannot be removed.
     """
     wanted = named(name, local_models(cache_dir))
-    freed = 0
+    ours = [each for each in wanted if each.repo is None]
+    repos = {each.repo for each in wanted if each.repo is not None}
     try:
-        for each in wanted:
-            if each.repo is None:
-                _check_ours(each.path, cache_dir)
-                each.path.unlink()
-                freed += each.size
-        repos = {each.repo for each in wanted if each.repo is not None}
-        return freed + (_remove_repos(repos) if repos else 0)
+        # What may be refused comes first: all of it goes, or nothing.
+        for each in ours:
+            _check_ours(each.path, cache_dir)
+        plan = _plan(repos) if repos else None
+        for each in ours:
+            each.path.unlink()
+        freed = sum(each.size for each in ours)
+        if plan is not None:
+            plan.execute()
+            freed += int(plan.expected_freed_size)
+        return freed
     except OSError as error:
         raise ConfigurationError(f"{name} cannot be removed: {error}.", model=name) from error
 
@@ -98,18 +107,16 @@ def _check_ours(path: Path, cache_dir: str | None) -> None:
         raise ConfigurationError(f"{path} belongs to an installed package: remove that package instead.")
 
 
-def _remove_repos(repos: set[str]) -> int:
-    """Let the hub's library do it: it knows which content is shared with other repositories."""
-    scan: Any = library().scan_cache_dir()
+def _plan(repos: set[str]) -> Any:
+    """Return what the hub's library would remove: it knows which content is shared with other repositories."""
+    scan: Any = library().scan_cache_dir(cache())
     commits = [
         revision.commit_hash
         for repo in scan.repos
         if repo.repo_type == "model" and repo.repo_id in repos
         for revision in repo.revisions
     ]
-    plan = scan.delete_revisions(*commits)
-    plan.execute()
-    return int(plan.expected_freed_size)
+    return scan.delete_revisions(*commits)
 
 
 def _embedded(cache_dir: str | None) -> Iterator[LocalModel]:

@@ -33,6 +33,8 @@ class Origin:
     """As the user wrote it."""
     repo: str
     revision: str | None = None
+    quantization: str | None = None
+    """The variant that is wanted; None leaves it to us."""
 
     @property
     def name(self) -> str:
@@ -43,7 +45,8 @@ class Origin:
     @property
     def command(self) -> str:
         """The line that fetches it."""
-        return f"slm pull {self.model} --engine {self.provider}"
+        chosen = f" --quantization {self.quantization}" if self.quantization else ""
+        return f"slm pull {self.model} --engine {self.provider}{chosen}"
 
 
 def fault(origin: Origin, error: Exception) -> SLMError:

@@ -17,6 +17,9 @@ MAIN = "main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+INSTALL = 'pip install "slmclient[hub]"'
+
+
 def library(part: str = "") -> Any:
     """Return the library, or one of its modules.
 
@@ -27,9 +30,17 @@ def library(part: str = "") -> Any:
         return import_module(f"huggingface_hub.{part}" if part else "huggingface_hub")
     except ModuleNotFoundError:
         raise MissingDependencyError(
-            'Models by name need the client of Hugging Face\'s hub: pip install "slmclient[hub]". '
-            "Or give the path of a file or folder."
+            f"Models by name need the client of Hugging Face's hub: {INSTALL}. Or give the path of a file or folder."
         ) from None
+
+
+def is_installed() -> bool:
+    """Return whether the library is here: without it, nobody knows what its cache has."""
+    try:
+        library()
+    except MissingDependencyError:
+        return False
+    return True
 
 
 def cache() -> Path:

@@ -22,6 +22,7 @@ from slmclient.drivers.fetch import FetchCancelled
 from slmclient.drivers.hub.choice import Choice, NothingFitsError, RepoFile, choose
 from slmclient.drivers.hub.faults import Origin, fault, free, no_room
 from slmclient.drivers.hub.library import MAIN, cache, is_commit, library, storage
+from slmclient.drivers.hub.naming import ways
 from slmclient.errors import ModelNotFoundError, ResponseFormatError
 
 log = logging.getLogger("slmclient")
@@ -55,7 +56,6 @@ class Wanted:
 
     origin: Origin
     forms: tuple[str, ...]
-    quantization: str | None
     with_code: bool
 
 
@@ -106,7 +106,7 @@ def fetch(wanted: Wanted, meter: Meter) -> tuple[str, Choice]:
         if not is_commit(commit):
             raise ResponseFormatError(f"The hub names no commit of {origin.name}.", provider=origin.provider)
         files = [_file(sibling) for sibling in info.siblings or ()]
-        choice = choose(files, wanted.forms, wanted.quantization, with_code=wanted.with_code)
+        choice = choose(files, wanted.forms, origin.quantization, with_code=wanted.with_code)
         snapshot = storage(origin.repo) / "snapshots" / commit
         missing = [file for file in choice.files if not (snapshot / file.path).exists()]
         _check_room(origin, missing, meter)
@@ -114,7 +114,9 @@ def fetch(wanted: Wanted, meter: Meter) -> tuple[str, Choice]:
             _obtain(origin, commit, file, meter)
         _remember(origin, commit)
     except NothingFitsError as error:
-        raise ModelNotFoundError(f"{origin.name} {error}.", provider=origin.provider, model=origin.model) from None
+        elsewhere = "" if origin.quantization else ways(origin.model, origin.provider)
+        text = f"{origin.name} {error}. {elsewhere}".rstrip()
+        raise ModelNotFoundError(text, provider=origin.provider, model=origin.model) from None
     except FetchCancelled:
         raise
     except Exception as error:

@@ -163,7 +163,7 @@ class OllamaDriver(HttpDriver):
         A call that finds none loaded waits too, but only for ``timeout``: the server says nothing while it loads.
         """
         model = self.model_id(self.default_model) if self.default_model else (yield from self.served_model(request))
-        said = {"model": model, "messages": [], "stream": False, "options": self._load(model)}
+        said: dict[str, Any] = {"model": model, "messages": [], "stream": False, "options": self._load(model)}
         if "keep_alive" in self.own:
             said["keep_alive"] = self.own["keep_alive"]
         response, payload = yield from self._posted(request, self.speech.path, said)

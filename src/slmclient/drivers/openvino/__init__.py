@@ -12,11 +12,10 @@ from typing import ClassVar
 
 from slmclient.catalogue.forms import GGUF, OPENVINO
 from slmclient.chat import KNOBS
-from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.drivers.base import DriverInfo, Feature
 from slmclient.drivers.engine.model import ModelDriver
 from slmclient.drivers.openvino.engine import OpenVinoEngine
 from slmclient.drivers.openvino.loading import PRECISIONS
-from slmclient.errors import ConfigurationError
 
 _DEVICE = re.compile(r"(CPU|GPU|NPU|AUTO|MULTI|HETERO)([.:][\w.,:]+)?", re.IGNORECASE)
 
@@ -31,12 +30,11 @@ class OpenVinoDriver(ModelDriver):
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL, Feature.IMAGES}),
         knobs=frozenset(KNOBS),
         extra="openvino",
-        state="any folder exported for OpenVINO, or a GGUF file, by path or by name",
+        state="any folder exported for OpenVINO, or a GGUF file of Llama or Qwen, by path or by name",
         weights=(OPENVINO, GGUF),
     )
     engine_class = OpenVinoEngine
     options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
-        **ModelDriver.common_options,
         "device": str,
         "precision": str,
         "n_threads": int,
@@ -45,15 +43,13 @@ class OpenVinoDriver(ModelDriver):
     }
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"n_threads": (1, 1024), "n_parallel": (1, 256)}
 
-    def __init__(self, config: DriverConfig | None = None) -> None:
-        super().__init__(config)
+    def problem(self) -> str | None:
+        """Return what is wrong with the options beyond their types and ranges, or None."""
         device, precision = self.own.get("device", "CPU"), self.own.get("precision", PRECISIONS[0])
-        problem = None
         if not _DEVICE.fullmatch(device):
-            problem = f"the option device is CPU, GPU, GPU.1, NPU, AUTO or such as AUTO:GPU,CPU, not {device!r}."
-        elif precision not in PRECISIONS:
-            problem = f"the option precision is {', '.join(PRECISIONS)}, not {precision!r}."
-        elif self.own.get("n_parallel", 1) > 1 and device.upper().startswith("NPU"):
-            problem = "an NPU gives one answer at a time: leave the option n_parallel out."
-        if problem:
-            raise ConfigurationError(f"{self.name}: {problem}", provider=self.name)
+            return f"the option device is CPU, GPU, GPU.1, NPU, AUTO or such as AUTO:GPU,CPU, not {device!r}."
+        if precision not in PRECISIONS:
+            return f"the option precision is {', '.join(PRECISIONS)}, not {precision!r}."
+        if self.own.get("n_parallel", 1) > 1 and device.upper().startswith("NPU"):
+            return "an NPU gives one answer at a time: leave the option n_parallel out."
+        return None
