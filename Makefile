@@ -1,6 +1,8 @@
 # The whole developer interface. POSIX make and sh; everything is installed into .venv.
 
 PYTHON ?= python3
+# Processes that run tests: most wait for servers and clocks. More than the cores bear, and those that watch clocks fail.
+JOBS ?= 2
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
 
@@ -14,7 +16,7 @@ try: .venv/.try ## ask the local model a question (no key, nothing configured)
 	@$(BIN)/slm ask "What is the capital of Japan?" </dev/null
 
 test: .venv/.dev ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.dev ## check style and format
 	@$(BIN)/ruff check

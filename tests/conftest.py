@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +17,14 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 @pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where model files are kept: what SLM_CACHE says; the user's own if the model is there; else a new folder."""
+def cache_folder(pytestconfig: pytest.Config) -> Path:
+    """Where model files are kept: what SLM_CACHE says; the user's own if the model is there; else pytest's cache."""
     named = os.environ.get("SLM_CACHE")
     if named:
         return Path(named).expanduser()
     if fetch.cached(fetch.SMOLLM2, cache_dir=None) is not None:
         return fetch.cache_folder(None)
-    return tmp_path_factory.mktemp("models")
+    return pytestconfig.cache.mkdir("models")
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,10 @@ def engine_models(cache_folder: Path, weights: Path, pytestconfig: pytest.Config
 
     def say(line: str) -> None:  # at once, so that nobody takes half a minute for a hang
         with capture.global_and_fixture_disabled():
-            screen.write_line(line)
+            if screen is None:  # one of several processes
+                sys.stderr.write(f"{line}\n")
+            else:
+                screen.write_line(line)
 
     return EngineModels(cache_folder / "test-models", weights, say)
 

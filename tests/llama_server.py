@@ -162,6 +162,8 @@ class RecordingProxy:
 
     def close(self) -> None:
         """Stop, and break off what is under way."""
+        with suppress(OSError):  # closing alone leaves the thread in accept()
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for each in self._sockets:
             with suppress(OSError):

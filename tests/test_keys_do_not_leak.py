@@ -180,6 +180,7 @@ def echo() -> Iterator[Echo]:
     server = Echo()
     yield server
     server.patience.set()
+    server.listener.shutdown(socket.SHUT_RDWR)  # closing alone leaves the thread in accept()
     server.listener.close()
 
 

@@ -272,10 +272,10 @@ def test_no_model_and_the_wrong_file_are_told_apart(tmp_path: Path, weights: Pat
 
 def test_a_folder_is_refused_with_the_file_that_may_be_meant(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")  # such as the folder of another engine
-    with pytest.raises(ConfigurationError, match=r"is a folder, and llama\.cpp reads files: give a GGUF file"):
+    with pytest.raises(ConfigurationError, match=r"no model for llama\.cpp, which reads a \.gguf file"):
         PhiClient("llamacpp", str(tmp_path)).chat("Hi")
     (tmp_path / "phi.gguf").touch()
-    with pytest.raises(ConfigurationError, match=r"give the file: \S+phi\.gguf\."):
+    with pytest.raises(ConfigurationError, match=r"There is one in it: model='\S+phi\.gguf'\."):
         PhiClient("llamacpp", str(tmp_path)).chat("Hi")
 
 

@@ -15,7 +15,6 @@ import pytest
 
 from engine_models import EngineModels
 from slmclient import Image, Message, PhiClient
-from slmclient.drivers import mlx
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.mlx import MlxDriver, positions
 from slmclient.errors import (
@@ -179,10 +178,10 @@ def test_rotary_positions_are_handed_over_in_the_words_of_mlx_lm(tmp_path: Path)
     ("change", "said"),
     [
         ("cut weights", "cannot load .*broken"),
-        ("no weights", "no weights for mlx-lm in .*broken"),
+        ("no weights", r"broken is no model for mlx-lm, which reads .*\.safetensors files.*slm pull NAME --engine mlx"),
         ("unknown architecture", "cannot load .*nosuch"),
         ("code of its own", "cannot load .*own.py"),
-        ("file", "is a file, and mlx-lm reads folders"),
+        ("file", r"no model for mlx-lm.*It is a file of one: give the folder, model='\S+broken'"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_named(change: str, said: str, tmp_path: Path, folder: Path) -> None:
@@ -217,7 +216,9 @@ def test_options_are_checked_before_anything_is_opened() -> None:
 
 
 def test_an_engine_that_is_too_old_is_named_with_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlx, "version", lambda _: "0.31.9")
+    import mlx_lm
+
+    monkeypatch.setattr(mlx_lm, "__version__", "0.31.9")
     with (
         PhiClient("mlx", str(folder), options={"n_ctx": 100}, env_file=False) as old,
         pytest.raises(MissingDependencyError, match=r'0.31.9.*pip install -U "mlx-lm>=0.32"'),
@@ -233,6 +234,22 @@ client.chat("Hi", max_tokens=4)
 if sys.argv[2] == "closed":
     client.close()
 """
+
+
+BETWEEN = """
+import sys
+from slmclient import PhiClient
+for turn in range(2):
+    with PhiClient("mlx", sys.argv[1], env_file=False) as client:
+        client.chat("Hi", max_tokens=4)
+    import mlx.core, mlx.nn
+    turn or mlx.core.eval(mlx.nn.silu(mlx.core.ones((4,))))
+"""
+
+
+def test_a_program_that_uses_mlx_itself_between_two_clients_ends_in_peace(folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", BETWEEN, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("way", ["closed", "left open"])

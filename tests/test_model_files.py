@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import AutoTokenizer, GenerationConfig, LlavaConfig, Phi3Config, PreTrainedTokenizerFast
 
-from slmclient.drivers.engine.files import ModelFiles, read_folder, read_gguf
+from slmclient import PhiClient
+from slmclient.drivers.base import DriverInfo
+from slmclient.drivers.engine.files import ModelFiles, check_form, read_folder, read_gguf
 from slmclient.errors import ConfigurationError
 
 quick = settings(deadline=None, suppress_health_check=list(HealthCheck))
@@ -258,14 +261,93 @@ def test_a_missing_folder_and_a_file_in_its_place_are_refused(tmp_path: Path) ->
             read_folder(tmp_path / name)
 
 
-@pytest.mark.parametrize("inside", ["cpu", "cpu/int4"])
-def test_a_folder_above_the_models_says_where_it_is(tmp_path: Path, inside: str) -> None:
+def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no config\.json, no genai_config\.json\.$"):
         read_folder(tmp_path)
-    (tmp_path / inside).mkdir(parents=True)
-    (tmp_path / inside / "genai_config.json").write_text("{}")
-    with pytest.raises(ConfigurationError, match=rf"There is one in .*{inside}\.$"):
-        read_folder(tmp_path)
+
+
+# --- Folders of another engine's form
+
+HOLDS = {  # the files of a folder by its form: first the one that an error names; and who reads it
+    "onnx": (("genai_config.json", "model.onnx", "tokenizer.json"), ("onnx",)),
+    "openvino": (("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "config.json"), ("openvino",)),
+    "openvino that sees": (("openvino_language_model.xml", "openvino_language_model.bin"), ("openvino",)),
+    "safetensors": (("model.safetensors", "config.json"), ("transformers", "mlx")),
+    "gguf": (("phi-Q4_K_M.gguf", "mmproj-phi.gguf", "config.json"), ("llamacpp",)),
+}
+LOOKS = {
+    "onnx": "genai_config.json",
+    "openvino": "openvino_language_model.xml, the .bin of the same name, and openvino_tokenizer.xml; or a .gguf file",
+    "transformers": "config.json and .safetensors files; or a .gguf file",
+    "mlx": "config.json and .safetensors files",
+    "llamacpp": "a .gguf file",
+}
+MAKES = {"openvino": "optimum-cli export openvino -m {}", "onnx": "onnxruntime_genai.models.builder -m {}"}
+
+
+def refusal(engine: str, path: Path) -> str:
+    with PhiClient(engine, str(path), env_file=False) as client, pytest.raises(ConfigurationError) as caught:
+        client.chat("Hi")
+    return str(caught.value)
+
+
+def filled(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("{}")
+    return folder
+
+
+# A folder with a GGUF file is for nobody: llama.cpp, too, wants the file itself.
+FOREIGN = [(one, form) for one in LOOKS for form, (_, readers) in HOLDS.items() if one not in readers or form == "gguf"]
+
+
+@pytest.mark.parametrize(("engine", "form"), FOREIGN)
+def test_a_folder_for_another_engine_is_named_with_what_reads_it(engine: str, form: str, tmp_path: Path) -> None:
+    files, readers = HOLDS[form]
+    folder = filled(tmp_path / "model", *files)
+    said = refusal(engine, folder)
+    assert said.startswith(f"{folder} is no model for ")
+    assert LOOKS[engine] in said
+    if form == "gguf" and engine in ("llamacpp", "openvino", "transformers"):
+        assert f"There is one in it: model={str(folder / files[0])!r}." in said
+    else:
+        assert f"It holds {files[0]}, which PhiClient({readers[0]!r}, …) reads." in said
+    assert f"`slm pull NAME --engine {engine}`" in said
+    assert MAKES.get(engine, "").format(folder if form == "safetensors" else "FOLDER") in said
+
+
+@pytest.mark.parametrize("engine", LOOKS)
+def test_a_folder_without_a_model_says_what_is_wanted_and_what_is_there(engine: str, tmp_path: Path) -> None:
+    folder = filled(tmp_path / "model")
+    assert "It is empty." in refusal(engine, folder)
+    filled(folder, "config.json", "README.md")
+    assert "It holds README.md, config.json." in refusal(engine, folder)
+    filled(folder, *"abcd")
+    assert "It holds README.md, a, b, c, config.json, …." in refusal(engine, folder)
+    filled(folder, "pytorch_model-00001-of-00002.bin")
+    assert re.search(r"pytorch_model\S+bin: such files are pickles", said := refusal(engine, folder))
+    assert LOOKS[engine] in said
+
+
+@pytest.mark.parametrize("inside", ["cpu", "cpu/int4"])
+@pytest.mark.parametrize(("engine", "form"), [("openvino", "openvino"), ("mlx", "safetensors"), ("llamacpp", "gguf")])
+def test_a_folder_above_the_models_says_where_one_is(engine: str, form: str, inside: str, tmp_path: Path) -> None:
+    filled(tmp_path / inside, *HOLDS[form][0])
+    place = tmp_path / inside / (HOLDS[form][0][0] if form == "gguf" else "")
+    assert f"There is one in it: model={str(place)!r}." in refusal(engine, tmp_path)
+
+
+@pytest.mark.parametrize("weights", [(), ("safetensors", "weights of its own")])
+def test_an_engine_with_a_form_of_its_own_is_left_to_look_itself(weights: tuple[str, ...], tmp_path: Path) -> None:
+    check_form(tmp_path, DriverInfo(name="own", title="Own", docs="-", weights=weights), "own")
+
+
+def test_a_file_where_a_folder_is_wanted_is_named_with_what_reads_it(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "model", "genai_config.json", "model.onnx", "phi.gguf")
+    assert f"give the folder, model={str(folder)!r}" in refusal("onnx", folder / "model.onnx")
+    assert "It is a file, which PhiClient('llamacpp', …) reads." in refusal("mlx", folder / "phi.gguf")
+    assert "It is a file. `slm pull" in refusal("mlx", folder / "model.onnx")
 
 
 # --- GGUF files

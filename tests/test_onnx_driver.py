@@ -470,6 +470,11 @@ def test_pictures_of_several_turns_are_numbered_through(seeing: PhiClient, engin
     assert reply.usage.input_tokens > 2 * 1900
 
 
+def test_pictures_for_another_model_are_refused(seeing: PhiClient) -> None:
+    with pytest.raises(ModelNotFoundError, match="cannot switch to 'phi-4-mini'"):
+        seeing.chat("What?", images=picture("red"), model="phi-4-mini", max_tokens=2)
+
+
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP"])
 def test_kinds_that_the_engine_dies_of_are_taken(seeing: PhiClient, kind: str) -> None:
     """Its own decoder ends the process on them."""

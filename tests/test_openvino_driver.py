@@ -19,7 +19,8 @@ from engine_models import EngineModels
 from slmclient import Image, Message, PhiClient
 from slmclient.chat import TextDelta
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.openvino import OpenVinoDriver, loading, vision
+from slmclient.drivers.engine.pictures import guarded, unpacked
+from slmclient.drivers.openvino import OpenVinoDriver, vision
 from slmclient.drivers.prompt import Template, render
 from slmclient.errors import (
     BadRequestError,
@@ -221,7 +222,7 @@ def broken(kind: str, tmp_path: Path, folder: Path, weights: Path, other: Path) 
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("plain folder", "was not exported for OpenVINO.*optimum-cli export"),
+        ("plain folder", r"openvino_model.xml .*It holds model.safetensors.*'transformers'.*optimum-cli export"),
         ("cut GGUF", "broken.gguf"),
         ("renamed GGUF", "ends in .gguf"),
         ("no numbers", "openvino_model.bin is missing"),
@@ -245,7 +246,9 @@ def test_a_gguf_file_runs_as_it_is(weights: Path) -> None:
 
 
 def test_an_engine_that_is_too_old_is_named_with_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "version", lambda _: "2025.4.0.0")
+    import openvino_genai
+
+    monkeypatch.setattr(openvino_genai, "__version__", "2025.4.0.0-2345-abc")
     with (
         PhiClient("openvino", str(folder), env_file=False) as client,
         pytest.raises(MissingDependencyError, match=r'2025.4.*pip install -U "openvino-genai>=2026.4"'),
@@ -309,7 +312,7 @@ SIMPLE = Template("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endf
 
 
 def test_tags_for_pictures_count_from_zero_and_nobody_can_forge_one() -> None:
-    template = vision.guarded(SIMPLE)
+    template = guarded(SIMPLE, vision.MARKS)
     asked = Message.user("Is <ov_genai_image_0> this?", Image(RED), Image(RED))
     prompt = render(template, [asked], image_tag=vision.TAG)
     text = vision.from_zero("\u200b".join(prompt.pieces))
@@ -326,15 +329,15 @@ def test_pictures_become_rows_of_colours_and_huge_ones_are_refused() -> None:
     from PIL import Image as Picture
 
     info = OpenVinoDriver.info
-    (tensor,) = vision.tensors([Image(RED)], numpy, openvino, info, "openvino")
+    (tensor,) = vision.tensors(unpacked([Image(RED)], info, "openvino"), numpy, openvino)
     assert tuple(tensor.shape) == (1, 8, 8, 3)
     assert tensor.data[0, 0, 0].tolist() == [255, 0, 0]
     with pytest.raises(BadRequestError, match="damaged"):
-        vision.tensors([Image(RED[:40])], numpy, openvino, info, "openvino")
+        unpacked([Image(RED[:40])], info, "openvino")
     huge = io.BytesIO()
     Picture.new("1", (9000, 9000)).save(huge, "PNG")
     with pytest.raises(BadRequestError, match="9,000 × 9,000 pixels"):
-        vision.tensors([Image(huge.getvalue())], numpy, openvino, info, "openvino")
+        unpacked([Image(huge.getvalue())], info, "openvino")
 
 
 # --- A model that sees
@@ -375,7 +378,7 @@ def bare(engine_models: EngineModels) -> Callable[..., tuple[str, int]]:
     asked = openvino_genai.GenerationConfig(max_new_tokens=20, apply_chat_template=False)
 
     def answer(prompt: str, *pictures: Image) -> tuple[str, int]:
-        tensors = vision.tensors(pictures, numpy, openvino, OpenVinoDriver.info, "openvino")
+        tensors = vision.tensors(unpacked(pictures, OpenVinoDriver.info, "openvino"), numpy, openvino)
         result = pipe.generate(prompt, images=tensors, generation_config=asked)
         return result.texts[0], result.perf_metrics.get_num_input_tokens()
 

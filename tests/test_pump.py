@@ -157,6 +157,8 @@ class Server:
 
     def close(self) -> None:
         self.over.set()
+        with suppress(OSError):  # closing alone leaves the thread in accept()
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
 

@@ -598,7 +598,9 @@ def test_what_this_machine_lacks_is_said(tiny: Path, options: Any, kind: type[Ex
 
 
 def test_an_older_transformers_is_refused_with_the_command(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "version", lambda _: "5.9.1")
+    import transformers
+
+    monkeypatch.setattr(transformers, "__version__", "5.9.1")
     with (
         client_of(tiny, max_waiting=7) as client,
         pytest.raises(MissingDependencyError, match="pip install --upgrade") as caught,

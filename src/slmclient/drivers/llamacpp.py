@@ -9,44 +9,37 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from os import cpu_count
 from pathlib import Path
 from typing import Any, ClassVar
 
 from slmclient import catalogue
+from slmclient.catalogue.forms import GGUF
 from slmclient.chat import ChatRequest
 from slmclient.drivers import fetch
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.files import ModelFiles
 from slmclient.drivers.engine.model import (
     BREAK,
     MAX_TOKENS,
     ModelDriver,
     ModelEngine,
-    engine_module,
     is_thinking,
+    threads_for,
     unsplit,
 )
+from slmclient.drivers.engine.package import engine_module
+from slmclient.drivers.engine.pictures import guarded
 from slmclient.drivers.engine.schema import schema_of
 from slmclient.drivers.prompt import Prompt, Template
 from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect
-from slmclient.errors import (
-    BadRequestError,
-    ConfigurationError,
-    EngineError,
-    MissingDependencyError,
-    SLMError,
-)
+from slmclient.errors import BadRequestError, EngineError, MissingDependencyError, SLMError
 
 CONTEXT = 4096
 """Default of the option n_ctx, where the model was trained with that much (tokens)."""
 
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}  # as the model card of SmolLM2 recommends
-_LARGE_FILE = 1 << 30  # bytes; smaller models are as fast on one thread, and spin less beside other work
 _BATCH, _GPU_BATCH = 64, 512  # a prefill can be left only between batches; on a processor small ones are as fast
 # llguidance, which binds the answer to a schema, would let small models write empty lines without end.
 _COMPACT = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
@@ -86,28 +79,23 @@ class LlamaCppEngine(ModelEngine):
         except fetch.FetchCancelled:
             raise EngineError("Fetching the model was given up.", provider=self.name) from None
 
-    def read_files(self, path: Path) -> ModelFiles:
-        """Return what the file says; a folder is refused here, with the file that may be meant."""
-        if path.is_dir():
-            inside = next(iter(sorted(path.glob("*.gguf"))), None)
-            hint = f"give the file: {inside}" if inside else "give a GGUF file. Folders are for other engines"
-            raise ConfigurationError(f"{path} is a folder, and llama.cpp reads files: {hint}.", provider=self.name)
-        return super().read_files(path)
-
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Start llama.cpp on the file."""
         engine = self._engine()
         if self._embedded:
             self.model_name = fetch.SMOLLM2.name
         self.context = min(self.context, self.config.options.get("n_ctx", CONTEXT)) or CONTEXT
-        try:
-            self._server = engine.Server(self._parameters(engine, path))
-        except RuntimeError:
-            raise EngineError(
-                f"llama.cpp cannot load {path}: the file is damaged, of an architecture that it does not know, or "
-                "too large for the memory.",
-                provider=self.name,
-            ) from None
+        self._server = engine.Server(self._parameters(engine, path))
+
+    def failed(self, path: Path, error: Exception, said: str = "") -> SLMError:
+        """Return the error of a file that llama.cpp does not load: it does not say why."""
+        if not isinstance(error, RuntimeError):
+            return super().failed(path, error, said)
+        return EngineError(
+            f"llama.cpp cannot load {path}: the file is damaged, of an architecture that it does not know, or too "
+            "large for the memory.",
+            provider=self.name,
+        )
 
     def _engine(self) -> Any:
         try:
@@ -131,8 +119,7 @@ class LlamaCppEngine(ModelEngine):
         parameters.n_parallel = self.slots
         parameters.n_ctx = self.context * self.slots  # llama.cpp divides it among them
         parameters.n_batch = parameters.n_ubatch = _GPU_BATCH if options.get("n_gpu_layers") else _BATCH
-        large = path.stat().st_size > _LARGE_FILE
-        threads = options.get("n_threads", max(1, (cpu_count() or 2) // 2) if large else 1)
+        threads = options.get("n_threads", threads_for(path.stat().st_size))
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         if "n_gpu_layers" in options:
             parameters.n_gpu_layers = options["n_gpu_layers"]
@@ -145,8 +132,7 @@ class LlamaCppEngine(ModelEngine):
 
     def template(self) -> Template:
         """Return the chat template; where pictures are taken, nobody's text may become their mark."""
-        template = super().template()
-        return replace(template, control=(*template.control, _PICTURE)) if self._projector else template
+        return guarded(super().template(), (_PICTURE,) if self._projector else ())
 
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Emit one answer. llama.cpp sends frames whether or not the caller streams: so it can be left per token."""
@@ -163,7 +149,7 @@ class LlamaCppEngine(ModelEngine):
                 call.in_one = isinstance(body["prompt"], str)
                 self._server.handle_completions({**body, **request.extra}, call.receive)
         except (ValueError, TypeError, RuntimeError) as error:
-            raise BadRequestError(f"{self.name} refused the request: {error}", provider=self.name) from None
+            raise self.refused(error) from None
         call.end()
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
@@ -221,7 +207,7 @@ class LlamaCppDriver(ModelDriver):
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
         extra="llamacpp",
         state="any GGUF file, by path or by name",
-        weights=("gguf",),
+        weights=(GGUF,),
     )
     engine_class: ClassVar[type[ModelEngine]] = LlamaCppEngine
     options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {

@@ -5,13 +5,12 @@ MLX ties arrays to threads: everything here happens on the room's own. It gives 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -21,9 +20,9 @@ from slmclient.catalogue.forms import SAFETENSORS
 from slmclient.chat import KNOBS, ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.files import ModelFiles
-from slmclient.drivers.engine.model import ModelDriver, TokenEngine, common_prefix, engine_module, is_drawn
-from slmclient.errors import BadRequestError, ConfigurationError, EngineError, MissingDependencyError, SLMError
+from slmclient.drivers.engine.model import ModelDriver, TokenEngine, common_prefix, is_drawn, seed_of
+from slmclient.drivers.engine.package import check_version, engine_module
+from slmclient.errors import BadRequestError, ConfigurationError, MissingDependencyError
 from slmclient.request import unknown_name
 
 OLDEST = (0, 32)
@@ -60,7 +59,7 @@ class MlxDriver(ModelDriver):
         state="any folder that mlx-lm reads, by path or by name; Macs with Apple silicon, and Linux on the CPU",
         weights=(SAFETENSORS,),
     )
-    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {**ModelDriver.common_options, "prefill_step": int}
+    options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {"prefill_step": int}
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"prefill_step": (1, 65_536)}
 
 
@@ -80,40 +79,20 @@ class MlxEngine(TokenEngine):
 
     # --- loading
 
-    def read_files(self, path: Path) -> ModelFiles:
-        """Return what the files at that path say; what mlx-lm cannot read is refused here."""
-        if path.is_file():
-            raise ConfigurationError(
-                f"{path} is a file, and {self.info.title} reads folders: give one that holds config.json and "
-                "model.safetensors. For a GGUF file take another engine (`slm models`).",
-                provider=self.name,
-            )
-        files = super().read_files(path)
-        if not any(path.glob("model*.safetensors")):
-            raise ConfigurationError(
-                f"There are no weights for {self.info.title} in {path}: it reads model.safetensors, or its numbered "
-                f"parts. `slm pull NAME --engine {self.name}` fetches such a folder.",
-                provider=self.name,
-            )
-        return files
-
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Load the model. Once begun that goes on to its end, and the next call finds it loaded."""
         self._mx = engine_module("mlx.core", self.info, self.name)
+        # Imported here and not on the main thread, MLX does not free what a program compiles there itself before the
+        # interpreter is gone, and dies of it. Unregistered first: no second time.
+        atexit.unregister(self._mx.clear_streams)
+        atexit.register(self._mx.clear_streams)
         package = engine_module("mlx_lm", self.info, self.name)
-        _check_version(self.info, self.name)
+        check_version(package, OLDEST, self.info, self.name, "mlx-lm")
         self._lm = engine_module("mlx_lm.generate", self.info, self.name)
         self._caches = engine_module("mlx_lm.models.cache", self.info, self.name)
-        if not wanted():
-            raise EngineError("Loading the model was given up.", provider=self.name)
-        try:
-            changes = positions(cast("dict[str, Any]", from_json((path / "config.json").read_bytes())), path)
-            self._model, self._words = package.load(str(path), model_config=changes)
-        except SLMError:
-            raise
-        except Exception as error:  # from all corners of mlx-lm and of the tokenizer's library
-            self.unload()
-            raise self.failed(path, error) from None
+        self.check_wanted(wanted)
+        changes = positions(cast("dict[str, Any]", from_json((path / "config.json").read_bytes())), path)
+        self._model, self._words = package.load(str(path), model_config=changes)
         on_gpu = self._mx.default_device().type == self._mx.DeviceType.gpu
         self._step = self.config.options.get("prefill_step", _STEP_GPU if on_gpu else _STEP_CPU)
 
@@ -147,8 +126,7 @@ class MlxEngine(TokenEngine):
         """Generate."""
         kept = self._rewound(ids)
         sampler, processors = self._sampling(request, ids[:kept])
-        given = request.sampling
-        self._mx.random.seed(given["seed"] % (1 << 63) if "seed" in given else secrets.randbits(48))
+        self._mx.random.seed(seed_of(request))
 
         def look(*_: int) -> None:
             if not answer.wanted:
@@ -175,7 +153,7 @@ class MlxEngine(TokenEngine):
             pass
         except ValueError as error:
             self._forget()
-            raise BadRequestError(f"{self.name} refused the request: {error}", provider=self.name) from None
+            raise self.refused(error) from None
         except BaseException:
             self._forget()
             raise
@@ -222,7 +200,7 @@ class MlxEngine(TokenEngine):
             )
             made = self._samplers().make_logits_processors(**processors)
         except (TypeError, ValueError) as error:
-            raise BadRequestError(f"{self.name} refused the request: {error}", provider=self.name) from None
+            raise self.refused(error) from None
         if not before:
             return chooser, made
         earlier = self._mx.array(before)
@@ -306,17 +284,3 @@ def _reads_them(config: Mapping[str, Any]) -> bool:
     except MissingDependencyError:
         return False
     return is_dataclass(arguments) and any(each.name == "rope_parameters" for each in fields(arguments))
-
-
-def _check_version(info: DriverInfo, provider: str) -> None:
-    try:
-        found = version("mlx-lm")
-    except PackageNotFoundError:  # built from source
-        return
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < OLDEST:
-        needed = ".".join(map(str, OLDEST))
-        raise MissingDependencyError(
-            f"{provider} needs {info.title} {needed} or later, and {found} is installed: pip install -U "
-            f'"mlx-lm>={needed}"',
-            provider=provider,
-        )

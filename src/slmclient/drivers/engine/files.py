@@ -7,19 +7,41 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic_core import from_json
 
+from slmclient.catalogue.forms import GGUF, ONNX, ONNX_MARKS, OPENVINO, OPENVINO_MARKS, SAFETENSORS
+from slmclient.drivers.base import DriverInfo
 from slmclient.drivers.engine.gguf import read_header
 from slmclient.errors import ConfigurationError
 
 _LARGEST = 256 * 1024 * 1024  # bytes of a JSON file; a large vocabulary has 35 MB
 _LARGEST_TEMPLATE = 1024 * 1024
 _MODEL_FILES = ("genai_config.json", "config.json")  # one of them says that a folder holds a model
+_MARKS: Mapping[str, tuple[str, ...]] = {  # a folder of that form has one of these
+    ONNX: ONNX_MARKS,
+    OPENVINO: OPENVINO_MARKS,
+    SAFETENSORS: ("*.safetensors",),
+    GGUF: ("*.gguf",),
+}
+_LOOKS: Mapping[str, str] = {
+    ONNX: f"a folder with {ONNX_MARKS[0]}",
+    OPENVINO: f"a folder with {' or '.join(OPENVINO_MARKS)}, the .bin of the same name, and openvino_tokenizer.xml",
+    SAFETENSORS: "a folder with config.json and .safetensors files",
+    GGUF: "a .gguf file",
+}
+_READERS: Mapping[str, str] = {
+    ONNX: "PhiClient('onnx', …)",
+    OPENVINO: "PhiClient('openvino', …)",
+    SAFETENSORS: "PhiClient('transformers', …)",
+    GGUF: "PhiClient('llamacpp', …)",
+}
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth")
+_MOST_NAMED = 5  # files of a folder that holds no model
 _SAMPLING: Mapping[str, tuple[type, ...]] = {
     "do_sample": (bool,),
     "temperature": (int, float),
@@ -118,6 +140,62 @@ def read_folder(path: Path) -> ModelFiles:
     )
 
 
+# --- Forms
+
+
+def check_form(path: Path, info: DriverInfo, provider: str, making: str = "") -> None:
+    """Raise an error unless a path holds a model of a form that an engine reads.
+
+    Args:
+        path: A file or folder that is there. Whether a file is what its name says, its reader finds out.
+        info: The engine's driver's.
+        provider: The provider's name, for the error.
+        making: The sentence on how a folder of Hugging Face's form (``{folder}``) is made into one that it reads.
+
+    Raises:
+        ConfigurationError: It does not; the message says what is there instead, and how to get what is wanted.
+    """
+    if not info.weights or not _MARKS.keys() >= set(info.weights):
+        return  # a plugin's engine, with a form of its own
+    if any(_marks(path, form) for form in info.weights if form != GGUF) or (GGUF in info.weights and not path.is_dir()):
+        return
+    looks = "; or ".join(_LOOKS[form] for form in info.weights)
+    made = making.format(folder=path if _marks(path, SAFETENSORS) else "FOLDER")
+    text = (
+        f"{path} is no model for {info.title}, which reads {looks}. {_instead(path, info.weights)} "
+        f"`slm pull NAME --engine {info.name}` gets one. {made}"
+    )
+    raise ConfigurationError(text.rstrip(), provider=provider)
+
+
+def _instead(path: Path, forms: Sequence[str]) -> str:
+    """Return what a path holds that is no model of these forms, and what to do with that."""
+    if not path.is_dir():
+        if any(_marks(path.parent, form) for form in forms):
+            return f"It is a file of one: give the folder, model={str(path.parent)!r}."
+        return f"It is a file{f', which {_READERS[GGUF]} reads' if path.match(_MARKS[GGUF][0]) else ''}."
+    for depth in ("", "*/", "*/*/"):
+        for form in forms:
+            if found := _marks(path, form, depth):
+                return f"There is one in it: model={str(found[0] if form == GGUF else found[0].parent)!r}."
+    for form, reader in _READERS.items():
+        if found := _marks(path, form):
+            return f"It holds {found[0].name}, which {reader} reads."
+    if pickles := sorted(file.name for name in _PICKLES for file in path.glob(name)):
+        return f"It holds {pickles[0]}: such files are pickles, which can run code and are not opened."
+    names = sorted(file.name for file in path.iterdir())
+    more = ", …" if len(names) > _MOST_NAMED else ""
+    return f"It holds {', '.join(names[:_MOST_NAMED])}{more}." if names else "It is empty."
+
+
+def _marks(path: Path, form: str, depth: str = "") -> list[Path]:
+    """Return the files by which a folder is one of that form; a projector for pictures is no model."""
+    return sorted(file for mark in _MARKS[form] for file in path.glob(depth + mark) if "mmproj" not in file.name)
+
+
+# --- Files
+
+
 def _check_folder(path: Path) -> None:
     try:
         if not path.is_dir():
@@ -125,15 +203,9 @@ def _check_folder(path: Path) -> None:
             raise ConfigurationError(f"The model folder {path} {what}: give the folder that holds config.json.")
         if any((path / name).is_file() for name in _MODEL_FILES):
             return
-        inside = sorted({file.parent for name in _MODEL_FILES for file in path.glob(f"*/{name}")})
-        inside = inside or sorted({file.parent for name in _MODEL_FILES for file in path.glob(f"*/*/{name}")})
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"The model folder {str(path)!r} cannot be read: {error}.") from None
-    hint = f" There is one in {inside[0]}." if inside else ""
-    raise ConfigurationError(f"There is no model in the folder {path}: no config.json, no genai_config.json.{hint}")
-
-
-# --- Files
+    raise ConfigurationError(f"There is no model in the folder {path}: no config.json, no genai_config.json.")
 
 
 def _read(path: Path, largest: int) -> bytes | None:

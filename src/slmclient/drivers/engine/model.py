@@ -6,15 +6,15 @@ give the ids of an answer: its subclass says only how to load, encode, decode an
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
+from os import cpu_count
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 from slmclient import catalogue
@@ -23,14 +23,16 @@ from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import ENGINE_OPTIONS, Engine, EngineDriver, Outlet
 from slmclient.drivers.engine.answering import Answer, Detokenizer
-from slmclient.drivers.engine.files import ModelFiles, read_folder, read_gguf
+from slmclient.drivers.engine.files import ModelFiles, check_form, read_folder, read_gguf
+from slmclient.drivers.engine.package import one_line
 from slmclient.drivers.prompt import Prompt, Template, builtin, render
 from slmclient.errors import (
+    BadRequestError,
     ConfigurationError,
     ContextLengthExceededError,
     EngineError,
-    MissingDependencyError,
     ModelNotFoundError,
+    SLMError,
     UnsupportedFeatureError,
 )
 from slmclient.phi.templates import NAMES as TEMPLATES
@@ -47,6 +49,7 @@ _TAIL = 6  # ids before an answer that goes on in the middle of a text
 _PIECE_SECONDS = 0.04  # an engine that holds the interpreter's lock gives it back this often
 _NEVER, _BREATH = threading.Event(), 0.0001
 _FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 16, 16, 512
+_LARGE = 1 << 30  # bytes of a model
 
 
 class ModelDriver(EngineDriver):
@@ -64,19 +67,21 @@ class ModelDriver(EngineDriver):
 
     def __init__(self, config: DriverConfig | None = None) -> None:
         super().__init__(config)
+        if problem := self._out_of_range() or self.problem():
+            raise ConfigurationError(f"{self.name}: {problem}", provider=self.name)
+
+    def _out_of_range(self) -> str | None:
         for name, (low, high) in {"n_ctx": _CONTEXTS, **self.ranges}.items():
             if not low <= self.own.get(name, low) <= high:
-                raise ConfigurationError(
-                    f"{self.name}: the option {name} is {low:g} to {high:,}, not {self.own[name]:,}.",
-                    provider=self.name,
-                )
+                return f"the option {name} is {low:g} to {high:,}, not {self.own[name]:,}."
         template = self.own.get("chat_template", "{")
         if "{" not in template and builtin(template) is None:
-            raise ConfigurationError(
-                f"{self.name}: chat_template is {', '.join(TEMPLATES)} or the text of a Jinja template, "
-                f"not {template!r}.",
-                provider=self.name,
-            )
+            return f"chat_template is {', '.join(TEMPLATES)} or the text of a Jinja template, not {template!r}."
+        return None
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the options beyond their types and ranges, or None."""
+        return None
 
     def make_engine(self) -> Engine:
         """Return the engine, with nothing loaded yet."""
@@ -100,6 +105,10 @@ class ModelEngine(Engine):
 
     image_tag: str | None = None
     """How an image stands in the prompt, such as ``<|image_{n}|>``; None where the engine takes none that way."""
+    image_parts: bool = False
+    """Whether the template places images itself, given as parts of a message."""
+    making: ClassVar[str] = ""
+    """How a folder (``{folder}``) of Hugging Face's form is made into what the engine reads, where it has to be."""
 
     def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
         self.config = config
@@ -119,10 +128,15 @@ class ModelEngine(Engine):
 
     @abstractmethod
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
-        """Load the model at that path into the engine."""
+        """Load the model at that path into the engine. What goes wrong is told by `failed`, and unloaded again."""
 
     def read_files(self, path: Path) -> ModelFiles:
-        """Return what the files at that path say; a folder's name is the one that the user knows, not a commit's."""
+        """Return what the files at that path say; a folder's name is the one that the user knows, not a commit's.
+
+        Raises:
+            ConfigurationError: They are for another engine, or broken; the message says which, and what to do.
+        """
+        check_form(path, self.info, self.name, self.making)
         if not path.is_dir():
             return read_gguf(path)
         given = Path(self.model or "").expanduser()
@@ -138,7 +152,14 @@ class ModelEngine(Engine):
         asked = self.config.options.get("n_ctx")
         self.context = min(filter(None, (asked, self.files.context)), default=0)
         self._template = self.template()
-        self.open(path, wanted)
+        try:
+            self.open(path, wanted)
+        except SLMError:
+            self.unload()
+            raise
+        except Exception as error:  # from all corners of an engine
+            self.unload()
+            raise self.failed(path, error) from None
 
     def find(self, wanted: Callable[[], bool]) -> Path:
         """Return where the model's files are."""
@@ -149,11 +170,17 @@ class ModelEngine(Engine):
                 provider=self.name,
             )
         return hub.model_path(
-            self.config,
-            self.info.weights,
-            cancelled=lambda: not wanted(),
-            quantization=self.config.options.get("quantization"),
+            self.config, self.info.weights, cancelled=lambda: not wanted(), quantization=self.variant()
         )
+
+    def variant(self) -> str | None:
+        """Return which of a model's variants is wanted; None for no wish."""
+        return self.config.options.get("quantization")
+
+    def check_wanted(self, wanted: Callable[[], bool]) -> None:
+        """Raise an error if nobody waits for the model any more: once begun, most engines load it to the end."""
+        if not wanted():
+            raise EngineError("Loading the model was given up.", provider=self.name)
 
     def template(self) -> Template:
         """Return the model's chat template: the option's, its own, or the one that the catalogue names.
@@ -180,7 +207,8 @@ class ModelEngine(Engine):
 
     def prompt(self, request: ChatRequest) -> Prompt:
         """Return the prompt of a request."""
-        return render(self._template, request.messages, tools=request.tools, image_tag=self.image_tag)
+        tag, parts = self.image_tag, self.image_parts
+        return render(self._template, request.messages, tools=request.tools, image_tag=tag, parts=parts)
 
     def check_model(self, request: ChatRequest) -> None:
         """Raise an error if the request names another model than the one that is loaded."""
@@ -217,9 +245,13 @@ class ModelEngine(Engine):
             model=self.model_name,
         )
 
-    def failed(self, path: Path, error: Exception, said: str = "") -> EngineError:
+    def refused(self, said: object) -> BadRequestError:
+        """Return the error of a request that the engine itself does not take."""
+        return BadRequestError(f"{self.name} refused the request: {one_line(said)}", provider=self.name)
+
+    def failed(self, path: Path, error: Exception, said: str = "") -> SLMError:
         """Return the error of a model that the engine does not load."""
-        said = said or f"{type(error).__name__}: {_one_line(error)}"
+        said = said or f"{type(error).__name__}: {one_line(error)}"
         return EngineError(
             f"{self.info.title} cannot load {path}: {said.rstrip('.')}. If it is damaged, fetch it again; if its "
             f"architecture is unknown, a later {self.info.title} or another engine (`slm models`) may have it.",
@@ -264,6 +296,8 @@ class TokenEngine(ModelEngine):
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Emit one answer."""
         self.check_model(request)
+        if any(message.images for message in request.messages):
+            raise self.blind()
         prompt = self.prompt(request)
         ids = [token for piece in prompt.pieces for token in self.encode(piece)]
         limit = self.check_length(len(ids), request)
@@ -313,21 +347,12 @@ def is_thinking(prompt: Prompt, request: ChatRequest) -> bool:
     return prompt.text.rstrip().endswith(_OPEN_TAG) or begun.rfind(_OPEN_TAG) > begun.rfind(_CLOSE_TAG)
 
 
-def engine_module(module: str, info: DriverInfo, provider: str) -> ModuleType:
-    """Return an engine's module.
+def threads_for(size: int) -> int:
+    """Return how many threads suit a model of that many bytes: half of the cores for a large one.
 
-    Raises:
-        MissingDependencyError: It is not installed, or cannot be imported; the message has the command, or the reason.
+    A smaller one is as fast on one thread, and gets less into the way of other work.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        top = module.partition(".")[0]
-        if isinstance(error, ModuleNotFoundError) and (error.name or top).partition(".")[0] == top:
-            raise MissingDependencyError(
-                f'{provider} needs {info.title}: pip install "slmclient[{provider}]"', provider=provider
-            ) from None
-        raise MissingDependencyError(f"{top} cannot be imported: {_one_line(error)}", provider=provider) from None
+    return max(1, (cpu_count() or 2) // 2) if size > _LARGE else 1
 
 
 def common_prefix(old: Sequence[Hashable], new: Sequence[Hashable]) -> int:
@@ -366,5 +391,7 @@ def is_drawn(request: ChatRequest, own: Mapping[str, Any]) -> bool:
     return bool(own.get("do_sample")) or "top_p" in given or "top_k" in given
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
+def seed_of(request: ChatRequest) -> int:
+    """Return the call's seed, or one by chance."""
+    given: int | None = request.sampling.get("seed")
+    return secrets.randbits(48) if given is None else given % (1 << 63)

@@ -1,13 +1,23 @@
-"""Pictures for engines that want them unpacked: bounded, whole, in three colours; the files are from anywhere."""
+"""Pictures: how engines whose models see answer to them, and what the files are made into first.
+
+The files are from anywhere: what is damaged, or huge once unpacked, is refused here, before an engine has it.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.engine.model import engine_module
+from slmclient.drivers.engine import Outlet
+from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.model import TokenEngine, unsplit
+from slmclient.drivers.engine.package import engine_module
+from slmclient.drivers.prompt import Template
 from slmclient.errors import BadRequestError
 from slmclient.media import Image, image_bytes
 
@@ -17,8 +27,46 @@ MOST_PIXELS = 50_000_000
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 
 
+class SeeingEngine(TokenEngine):
+    """One loaded model that may see: its pictures become tokens of the prompt. Subclasses write `look` and `tell` too.
+
+    A prompt with pictures is taken as one string, and as a whole.
+    """
+
+    sees = False
+    """Whether the model takes pictures; known once it is loaded."""
+
+    @abstractmethod
+    def look(self, text: str, images: Sequence[Image]) -> tuple[list[int], Any]:
+        """Return the ids of a prompt with pictures, and what `tell` needs besides them."""
+
+    @abstractmethod
+    def tell(self, seen: Any, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
+        """Generate, as `run` does, from what `look` has returned."""
+
+    def generate(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit one answer."""
+        if not self.sees or not any(message.images for message in request.messages):
+            super().generate(request, emit)
+            return
+        self.check_model(request)
+        prompt = self.prompt(request)
+        text, notes = unsplit(prompt)
+        ids, seen = self.look(text, prompt.images)
+        limit = self.check_length(len(ids), request)
+        answer = self.answer(emit, request, prompt, ids, limit)
+        if self.announce(emit, prompt, notes):
+            self.tell(seen, ids, request, answer, limit)
+            answer.end(len(ids))
+
+
+def guarded(template: Template, marks: Iterable[str]) -> Template:
+    """Return the template with what stands for pictures among its control tokens: nobody's text may become one."""
+    return replace(template, control=tuple(dict.fromkeys((*template.control, *marks))))
+
+
 def unpacked(images: Sequence[Image], info: DriverInfo, provider: str) -> list[Any]:
-    """Return the images as Pillow's, in RGB.
+    """Return the images as Pillow's, whole and in RGB.
 
     Raises:
         BadRequestError: One is damaged or too large; the message says which.

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from slmclient.catalogue.forms import ONNX
-from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.drivers.base import DriverInfo, Feature
 from slmclient.drivers.engine.model import ModelDriver
 from slmclient.drivers.onnx.engine import OnnxEngine
 from slmclient.drivers.onnx.loading import EXECUTION_PROVIDERS
 from slmclient.drivers.onnx.search import KNOBS
-from slmclient.errors import ConfigurationError
 
 
 class OnnxDriver(ModelDriver):
@@ -33,7 +32,6 @@ class OnnxDriver(ModelDriver):
     )
     engine_class = OnnxEngine
     options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
-        **ModelDriver.common_options,
         "n_threads": int,
         "execution_provider": str,
         "provider_options": dict,
@@ -44,14 +42,8 @@ class OnnxDriver(ModelDriver):
     }
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"n_threads": (1, 1024), "num_beams": (1, 32)}
 
-    def __init__(self, config: DriverConfig | None = None) -> None:
-        super().__init__(config)
-        problem = self._problem()
-        if problem:
-            raise ConfigurationError(f"{self.name}: {problem}", provider=self.name)
-
-    def _problem(self) -> str | None:
-        """Return what is wrong with the options beyond their types, or None."""
+    def problem(self) -> str | None:
+        """Return what is wrong with the options beyond their types and ranges, or None."""
         adapters = self.own.get("adapters", {})
         asked = self.own.get("execution_provider", "cpu")
         if asked.casefold() not in EXECUTION_PROVIDERS:

@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.model import TokenEngine, breathe, common_prefix, pieces, unsplit
+from slmclient.drivers.engine.model import breathe, common_prefix, pieces
+from slmclient.drivers.engine.package import one_line
+from slmclient.drivers.engine.pictures import SeeingEngine, guarded, unpacked
 from slmclient.drivers.onnx import loading, vision
 from slmclient.drivers.onnx.search import Search, checked, search
 from slmclient.drivers.prompt import Prompt, render
-from slmclient.errors import BadRequestError, ConfigurationError, EngineError
+from slmclient.errors import BadRequestError, ConfigurationError, EngineError, SLMError
+from slmclient.media import Image
 
 _BREATHS = 0.02  # seconds between two moments for other threads
 _STEP = 256  # tokens; memory for a cache is taken in these
 
 
-class OnnxEngine(TokenEngine):
+class OnnxEngine(SeeingEngine):
     """ONNX Runtime GenAI with one model."""
+
+    making = "`python -m onnxruntime_genai.models.builder -m {folder} -o OUT -p int4 -e cpu` makes one."
 
     def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
         super().__init__(config, info, model)
@@ -42,36 +46,32 @@ class OnnxEngine(TokenEngine):
 
     def find(self, wanted: Callable[[], bool]) -> Path:
         """Return the model's folder; of several below one, the best for what it is to run on."""
-        if self.model is None:
-            return super().find(wanted)
-        word = loading.word_of(self.config.options)
-        path = hub.model_path(self.config, self.info.weights, cancelled=lambda: not wanted(), quantization=word)
-        return loading.model_folder(path, word, self.name)
+        return loading.model_folder(super().find(wanted), self.variant(), self.name)
+
+    def variant(self) -> str | None:
+        """Return what the wanted folder has in its name."""
+        return loading.word_of(self.config.options)
 
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Load model, tokenizer and adapters."""
         options = self.config.options
         self._og = loading.engine(self.info, self.name)
-        try:
-            self._loaded = loading.opened(self._og, path, options)
-            self._headroom = loading.headroom(path)
-            self._words = self._og.Tokenizer(self._loaded)
-            self._words.update_options(add_special_tokens="false")  # what begins a text stands in the template
-            self._known = self._og.GeneratorParams(self._loaded).get_search_options()
-            self.image_tag = vision.TAGS.get(self._loaded.type)
-            if self.image_tag:
-                self._sight = self._loaded.create_multimodal_processor()
-            ends = frozenset(int(token) for token in self._words.eos_token_ids)
-        except RuntimeError as error:
-            self.unload()
-            raise loading.lacking(error, options, self.name) or self.failed(path, error) from None
+        self._loaded = loading.opened(self._og, path, options)
+        self._headroom = loading.headroom(path)
+        self._words = self._og.Tokenizer(self._loaded)
+        self._words.update_options(add_special_tokens="false")  # what begins a text stands in the template
+        self._known = self._og.GeneratorParams(self._loaded).get_search_options()
+        self.image_tag = vision.TAGS.get(self._loaded.type)
+        self.sees = self.image_tag is not None
+        if self.sees:
+            self._sight = self._loaded.create_multimodal_processor()
+        ends = frozenset(int(token) for token in self._words.eos_token_ids)
         self.files = replace(self.files, end_ids=self.files.end_ids | ends)
         self._load_adapters(options.get("adapters", {}))
         try:
             given = {**options.get("search_options", {}), **_only(options, "num_beams")}
             self._defaults = checked(given, self._known, "search_options")
         except BadRequestError as error:
-            self.unload()
             raise ConfigurationError(f"{self.name}: {error}", provider=self.name) from None
 
     def _load_adapters(self, paths: dict[str, str]) -> None:
@@ -79,13 +79,15 @@ class OnnxEngine(TokenEngine):
         for name, written in paths.items():
             path = Path(written).expanduser()
             if not path.is_file():
-                self.unload()
                 raise ConfigurationError(f"The adapter {name} is not there: {path} is no file.", provider=self.name)
             try:
                 self._adapters.load(str(path), name)
             except RuntimeError as error:
-                self.unload()
                 raise self.failed(path, error) from None
+
+    def failed(self, path: Path, error: Exception, said: str = "") -> SLMError:
+        """Return the error of what the engine does not load."""
+        return loading.lacking(error, self.config.options, self.name) or super().failed(path, error, said)
 
     def unload(self) -> None:
         """Free the model."""
@@ -103,8 +105,7 @@ class OnnxEngine(TokenEngine):
 
     def prompt(self, request: ChatRequest) -> Prompt:
         """Return the prompt; nobody's text becomes the mark of a picture."""
-        control = (*self._template.control, *(vision.marks(request.messages) if self.image_tag else ()))
-        template = replace(self._template, control=control)
+        template = guarded(self._template, vision.marks(request.messages) if self.sees else ())
         return render(template, request.messages, tools=request.tools, image_tag=self.image_tag)
 
     # --- generating
@@ -112,13 +113,10 @@ class OnnxEngine(TokenEngine):
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Emit one answer."""
         try:
-            if any(message.images for message in request.messages):
-                self._look(request, emit)
-            else:
-                super().generate(request, emit)
+            super().generate(request, emit)
         except RuntimeError as error:  # a cache that something went wrong with is not gone on with
             self._kept = None
-            raise EngineError(f"{self.info.title} failed: {_short(error)}", provider=self.name) from None
+            raise EngineError(f"{self.info.title} failed: {one_line(error)}", provider=self.name) from None
 
     def run(self, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
         """Read the prompt, as far as it is not in the cache yet, and write the answer."""
@@ -150,7 +148,7 @@ class OnnxEngine(TokenEngine):
     def _cache(self, ids: list[int], how: Search, limit: int) -> _Cache:
         """Return the cache of the last call if this one can go on with it, else a new one."""
         need, old = len(ids) + limit, self._kept
-        if old is not None and old.how == how and need <= old.room and not how.repeats and not self.image_tag:
+        if old is not None and old.how == how and need <= old.room and not how.repeats and not self.sees:
             return old
         grown = old is not None and old.how == how and bool(common_prefix(old.ids(), ids))
         wished = need * 2 if grown else need + self._headroom
@@ -166,7 +164,7 @@ class OnnxEngine(TokenEngine):
                 parameters.set_guidance(*how.guidance, False)
             generator = self._og.Generator(self._loaded, parameters)
         except RuntimeError as error:
-            raise BadRequestError(f"{self.name} refused the request: {_short(error)}", provider=self.name) from None
+            raise self.refused(error) from None
         if how.adapter is not None:
             generator.set_active_adapter(self._adapters, how.adapter)
         return generator
@@ -184,26 +182,23 @@ class OnnxEngine(TokenEngine):
             if not answer.token(token):
                 return
 
-    def _look(self, request: ChatRequest, emit: Outlet) -> None:
-        """Answer to pictures. The engine takes such a prompt as one string, and in one piece."""
-        self.check_model(request)
-        if self._sight is None:
-            raise self.blind()
-        prompt, how = self.prompt(request), self._search(request)
+    # --- pictures
+
+    def look(self, text: str, images: Sequence[Image]) -> tuple[list[int], Any]:
+        """Return the ids of a prompt with pictures, and the model's inputs."""
+        files = map(vision.png, unpacked(images, self.info, self.name))
+        inputs = self._sight(text, images=self._og.Images.open_bytes(*files))
+        return inputs["input_ids"].as_numpy().ravel().tolist(), inputs
+
+    def tell(self, seen: Any, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
+        """Write the answer to a prompt with pictures."""
+        how = self._search(request)
         if how.beams:
             raise BadRequestError(f"{self.name}: beam search (num_beams) takes no images.", provider=self.name)
-        text, notes = unsplit(prompt)
-        pictures = self._og.Images.open_bytes(*vision.as_png(prompt.images, self.info, self.name))
-        inputs = self._sight(text, images=pictures)
-        ids = inputs["input_ids"].as_numpy().ravel().tolist()
-        limit = self.check_length(len(ids), request)
-        answer = self.answer(emit, request, prompt, ids, limit)
-        if self.announce(emit, prompt, notes):
-            self._kept = None
-            generator = self._generator(how, len(ids) + limit)
-            generator.set_inputs(inputs)
-            _write(generator, answer)
-            answer.end(len(ids))
+        self._kept = None  # before the new one takes memory
+        generator = self._generator(how, len(ids) + limit)
+        generator.set_inputs(seen)
+        _write(generator, answer)
 
 
 class _Cache:
@@ -242,7 +237,3 @@ def _write(generator: Any, answer: Answer) -> None:
 
 def _only(options: Any, name: str) -> dict[str, Any]:
     return {name: options[name]} if name in options else {}
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

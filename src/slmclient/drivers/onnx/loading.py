@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ from pydantic_core import from_json
 
 from slmclient.catalogue.forms import ONNX, ONNX_MARKS
 from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.engine.model import engine_module
+from slmclient.drivers.engine.model import threads_for
+from slmclient.drivers.engine.package import check_version, engine_module, one_line
 from slmclient.drivers.hub.choice import NothingFitsError, RepoFile, choose
 from slmclient.errors import ConfigurationError, MissingDependencyError
 
 OLDEST = (0, 18)
 """The first release whose generator works as ours expects."""
 
-_LARGE = 1 << 30  # bytes; a smaller model is as fast on one thread, and gets less into the way of other work
 _HEADROOM, _LEAST_HEADROOM = 0.02, 64  # of the weights' size; tokens
 _BYTES = 8  # of one number in the keys and in the values, in the precision that processors use
 _LACKS = re.compile(r"not supported in this build|not been built with|interface not available|Unknown provider name")
@@ -66,24 +65,24 @@ def word_of(options: Mapping[str, Any]) -> str | None:
 
 
 def model_folder(path: Path, word: str | None, provider: str) -> Path:
-    """Return the folder of the model at a path: itself, or the best below it.
+    """Return the folder of the model at a path: itself, the best below it, or itself where there is no model at all.
 
     Raises:
-        ConfigurationError: There is none, or none that was asked for; the message lists those that there are.
+        ConfigurationError: There is none that was asked for; the message lists those that there are.
     """
-    if not path.is_dir():
-        raise ConfigurationError(f"{path} is a file: give the folder that holds {ONNX_MARKS[0]}.", provider=provider)
     if (path / ONNX_MARKS[0]).is_file():
         return path
     found = sorted({file.parent for depth in ("*", "*/*", "*/*/*") for file in path.glob(f"{depth}/{ONNX_MARKS[0]}")})
+    if not found:
+        return path
     files = [RepoFile(file.relative_to(path).as_posix()) for each in found for file in each.iterdir() if file.is_file()]
     try:
         return path / choose(files, (ONNX,), word).entry
     except NothingFitsError:
         listed = ", ".join(each.relative_to(path).as_posix() for each in found)
         raise ConfigurationError(
-            f"There is no model {f'for {word} ' if word and found else ''}in the folder {path}: "
-            + (f"it has {listed}. Give the path of one of them." if found else f"no {ONNX_MARKS[0]} in it or below."),
+            f"There is no model {f'for {word} ' if word else ''}in the folder {path}: it has {listed}. Give the path "
+            "of one of them.",
             provider=provider,
         ) from None
 
@@ -96,12 +95,7 @@ def engine(info: DriverInfo, provider: str) -> Any:
     """
     module = engine_module("onnxruntime_genai", info, provider)
     module.disable_telemetry_events()
-    if tuple(int(part) for part in re.findall(r"\d+", module.__version__)[:2]) < OLDEST:
-        raise MissingDependencyError(
-            f"{provider} needs onnxruntime-genai {'.'.join(map(str, OLDEST))} or later, and this is "
-            f'{module.__version__}: pip install --upgrade "slmclient[{info.extra}]"',
-            provider=provider,
-        )
+    check_version(module, OLDEST, info, provider)
     return module
 
 
@@ -125,7 +119,7 @@ def lacking(error: Exception, options: Mapping[str, Any], provider: str) -> Miss
     """Return the error of an engine that has not what the model is to run on; None if it is another error."""
     if not _LACKS.search(str(error)):
         return None
-    said = " ".join(str(error).split())[:200]
+    said = one_line(error)[:200]
     asked = options.get("execution_provider")
     own = EXECUTION_PROVIDERS.get(asked.casefold()) if asked else None
     meant = own or next((each for each in _ALL if each.name and each.name.casefold() in said.casefold()), None)
@@ -144,14 +138,14 @@ def headroom(path: Path) -> int:
     sizes: list[Any] = [decoder.get(name) for name in ("num_hidden_layers", "num_key_value_heads", "head_size")]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return _LEAST_HEADROOM
-    return max(_LEAST_HEADROOM, int(_HEADROOM * _weight(path)) // (_BYTES * math.prod(sizes)))
+    return max(_LEAST_HEADROOM, int(_HEADROOM * _weight(path) / (_BYTES * math.prod(sizes))))
 
 
 def _threads(path: Path) -> int | None:
     """Return how many threads suit the model; None where its own configuration says so."""
     if "intra_op_num_threads" in _decoder(path).get("session_options", {}):
         return None
-    return max(1, (cpu_count() or 2) // 2) if _weight(path) > _LARGE else 1
+    return threads_for(_weight(path))
 
 
 def _weight(path: Path) -> int:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from slmclient.drivers.base import DriverInfo
-from slmclient.drivers.engine.pictures import unpacked
-from slmclient.media import Image
 from slmclient.messages import Message
 
 TAGS: Mapping[str, str] = {"phi3v": "<|image_{n}|>\n", "phi4mm": "<|image_{n}|>"}
@@ -26,16 +24,8 @@ def marks(messages: Iterable[Message]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(mark for message in messages for mark in _MARK.findall(message.text)))
 
 
-def as_png(images: Sequence[Image], info: DriverInfo, provider: str) -> list[bytes]:
-    """Return the pictures as PNG files.
-
-    Raises:
-        BadRequestError: One is damaged or too large; the message says which.
-        MissingDependencyError: Pillow is not installed.
-    """
-    files: list[bytes] = []
-    for picture in unpacked(images, info, provider):
-        out = io.BytesIO()
-        picture.save(out, "PNG", compress_level=1)
-        files.append(out.getvalue())
-    return files
+def png(picture: Any) -> bytes:
+    """Return an unpacked picture as a PNG file."""
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=1)
+    return out.getvalue()

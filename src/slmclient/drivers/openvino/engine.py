@@ -14,12 +14,14 @@ from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.files import ModelFiles
-from slmclient.drivers.engine.model import MAX_TOKENS, TokenEngine, common_prefix, engine_module, unsplit
+from slmclient.drivers.engine.model import MAX_TOKENS, TokenEngine, common_prefix, unsplit
+from slmclient.drivers.engine.package import engine_module
+from slmclient.drivers.engine.pictures import guarded, unpacked
 from slmclient.drivers.openvino import loading, vision
 from slmclient.drivers.openvino.batch import Batch
 from slmclient.drivers.openvino.sampling import config
 from slmclient.drivers.openvino.streamer import streamer_class
-from slmclient.errors import BadRequestError, ContextLengthExceededError, EngineError
+from slmclient.errors import ContextLengthExceededError, SLMError
 
 _BLOCK = 32  # tokens that the engine keeps together
 _PIECE, _LONGEST = 256, 1024  # tokens of a prompt between two looks: at first, and at most
@@ -29,6 +31,8 @@ _TOO_LONG = "'max_length' must be greater"  # of what the engine says
 
 class OpenVinoEngine(TokenEngine):
     """OpenVINO GenAI with one model."""
+
+    making = "`optimum-cli export openvino -m {folder} OUT`, in an environment of its own, makes one."
 
     def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
         super().__init__(config, info, model)
@@ -49,7 +53,7 @@ class OpenVinoEngine(TokenEngine):
     def read_files(self, path: Path) -> ModelFiles:
         """Return what the files at that path say; those that OpenVINO cannot read are refused here."""
         files = super().read_files(path)
-        self._sees = loading.check_path(path, self.name)
+        self._sees = loading.check_whole(path, self.name)
         return files
 
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
@@ -60,17 +64,16 @@ class OpenVinoEngine(TokenEngine):
         loading.check_device(self._ov, loading.device(options), self.name)
         if self._sees:
             self.image_tag = vision.TAG
-            self._template = vision.guarded(self._template)
-        if not wanted():
-            raise EngineError("Loading the model was given up.", provider=self.name)
-        try:
-            self._pipe = loading.pipeline(self._genai, path, options, sees=self._sees)
-            self._words = self._pipe.get_tokenizer()
-        except Exception as error:  # of an unknown architecture it says no more than IndexError
-            self.unload()
-            raise self.failed(path, error, loading.reason(error)) from None
+            self._template = guarded(self._template, vision.MARKS)
+        self.check_wanted(wanted)
+        self._pipe = loading.pipeline(self._genai, path, options, sees=self._sees)
+        self._words = self._pipe.get_tokenizer()
         if self.slots > 1:
             self._batch = Batch(self._genai, self._pipe)
+
+    def failed(self, path: Path, error: Exception, said: str = "") -> SLMError:
+        """Return the error of a model that OpenVINO does not load."""
+        return super().failed(path, error, said or loading.reason(error))
 
     def unload(self) -> None:
         """Free the model."""
@@ -103,8 +106,6 @@ class OpenVinoEngine(TokenEngine):
         """Emit one answer."""
         if self._sees:
             self._look(request, emit)
-        elif any(message.images for message in request.messages):
-            raise self.blind()
         else:
             super().generate(request, emit)
 
@@ -151,7 +152,7 @@ class OpenVinoEngine(TokenEngine):
         # What pictures cost only the engine knows, so the context is its to look at then.
         context = self.context if prompt.images else 0
         limit = most if context else self.check_length(len(ids), request)
-        pictures = vision.tensors(prompt.images, self._numpy, self._ov, self.info, self.name)
+        pictures = vision.tensors(unpacked(prompt.images, self.info, self.name), self._numpy, self._ov)
         answer = self.answer(emit, request, prompt, ids, limit)
         asked = config(self._genai, self._pipe, request, limit, self.name, context)
         if self.announce(emit, prompt, notes):
@@ -190,9 +191,7 @@ class OpenVinoEngine(TokenEngine):
                     provider=self.name,
                     model=self.model_name,
                 ) from None
-            raise BadRequestError(
-                f"{self.info.title} refused the request: {loading.reason(error)}", provider=self.name
-            ) from None
+            raise self.refused(loading.reason(error)) from None
 
     def _tensor(self, ids: list[int]) -> Any:
         return self._ov.Tensor(self._numpy.array([ids], dtype=self._numpy.int64))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from slmclient.catalogue.forms import OPENVINO_MARKS
 from slmclient.drivers.base import DriverInfo
 from slmclient.drivers.engine import gguf
-from slmclient.drivers.engine.model import engine_module
-from slmclient.errors import ConfigurationError, MissingDependencyError
+from slmclient.drivers.engine.package import check_version, engine_module, one_line
+from slmclient.errors import ConfigurationError
 
 PRECISIONS = ("f32", "f16", "bf16")
 """What the option precision may be."""
@@ -48,22 +47,8 @@ def engine(info: DriverInfo, provider: str) -> tuple[Any, Any]:
             modules.pop(_TELEMETRY, None)
             if kept is not None:
                 modules[_TELEMETRY] = kept
-    _check_version(info, provider)
+    check_version(genai, OLDEST, info, provider, "openvino-genai")
     return genai, runtime
-
-
-def _check_version(info: DriverInfo, provider: str) -> None:
-    try:
-        found = version("openvino-genai")
-    except PackageNotFoundError:  # built from source
-        return
-    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < OLDEST:
-        needed = ".".join(map(str, OLDEST))
-        raise MissingDependencyError(
-            f"{provider} needs {info.title} {needed} or later, and {found} is installed: pip install -U "
-            f'"openvino-genai>={needed}"',
-            provider=provider,
-        )
 
 
 def check_device(runtime: Any, device: str, provider: str) -> None:
@@ -79,8 +64,8 @@ def check_device(runtime: Any, device: str, provider: str) -> None:
             )
 
 
-def check_path(path: Path, provider: str) -> bool:
-    """Return whether the model takes pictures; raise an error where there is none that OpenVINO reads."""
+def check_whole(path: Path, provider: str) -> bool:
+    """Return whether the model takes pictures; raise an error if some of it is missing."""
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ConfigurationError(
@@ -88,18 +73,6 @@ def check_path(path: Path, provider: str) -> bool:
             )
         gguf.check_whole(path)  # OpenVINO would bring the process down
         return False
-    for mark in OPENVINO_MARKS:
-        if (path / mark).is_file():
-            _check_whole(path, provider)
-            return mark != OPENVINO_MARKS[0]
-    raise ConfigurationError(
-        f"{path} was not exported for OpenVINO: it has no {' or '.join(OPENVINO_MARKS)}. Export it, in an environment "
-        f"of its own: `optimum-cli export openvino -m {path} OUT`; or give a GGUF file.",
-        provider=provider,
-    )
-
-
-def _check_whole(path: Path, provider: str) -> None:
     graphs = sorted(path.glob("openvino_*.xml"))
     missing = [graph.with_suffix(".bin").name for graph in graphs if not graph.with_suffix(".bin").is_file()]
     missing += [
@@ -111,6 +84,7 @@ def _check_whole(path: Path, provider: str) -> None:
         raise ConfigurationError(
             f"The model in {path} is not whole: {', '.join(missing)} is missing.", provider=provider
         )
+    return not (path / OPENVINO_MARKS[0]).is_file()
 
 
 def properties(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,5 +133,4 @@ _BATCH = 64  # tokens of one step, which holds the interpreter's lock
 def reason(error: Exception) -> str:
     """Return what the engine's error says, without the places in its source."""
     lines = [_PLACE.sub("", line.strip()) for line in str(error).splitlines()]
-    said = [line for line in lines if line]
-    return " ".join(said)[:500] or type(error).__name__
+    return one_line(" ".join(lines)) or type(error).__name__

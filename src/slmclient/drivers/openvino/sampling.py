@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Mapping
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers.engine.model import is_drawn
+from slmclient.drivers.engine.model import is_drawn, seed_of
 from slmclient.drivers.engine.schema import schema_of
 from slmclient.errors import BadRequestError
 from slmclient.request import unknown_name
@@ -52,8 +51,7 @@ def config(genai: Any, pipe: Any, request: ChatRequest, limit: int, provider: st
     for name in _SAME:
         if name in given:
             setattr(made, name, given[name])
-    # The engine's own seed is always the same.
-    made.rng_seed = given["seed"] % (1 << 63) if "seed" in given else secrets.randbits(48)
+    made.rng_seed = seed_of(request)  # the engine's own is always the same
     _put_extra(genai, made, request, provider)
     made.min_new_tokens = min(made.min_new_tokens, limit)
     return made

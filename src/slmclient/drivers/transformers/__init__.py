@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.catalogue.forms import GGUF, SAFETENSORS
+from slmclient.drivers.base import DriverInfo, Feature
 from slmclient.drivers.engine.model import ModelDriver, ModelEngine
 from slmclient.drivers.hub.library import is_commit
 from slmclient.drivers.transformers.engine import TransformersEngine
 from slmclient.drivers.transformers.loading import DTYPES
 from slmclient.drivers.transformers.sampling import ARGUMENTS, RANGES
-from slmclient.errors import ConfigurationError
 
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -36,7 +36,7 @@ class TransformersDriver(ModelDriver):
         knobs=frozenset({"temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "repetition_penalty"}),
         extra="transformers",
         state="any folder that Transformers knows, by path or by name; GGUF files too",
-        weights=("safetensors", "gguf"),
+        weights=(SAFETENSORS, GGUF),
     )
     engine_class: ClassVar[type[ModelEngine]] = TransformersEngine
     options: ClassVar[Mapping[str, type | tuple[type, ...]]] = {
@@ -50,18 +50,16 @@ class TransformersDriver(ModelDriver):
     }
     ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"n_threads": (1, 1024), **RANGES}
 
-    def __init__(self, config: DriverConfig | None = None) -> None:
-        super().__init__(config)
+    def problem(self) -> str | None:
+        """Return what is wrong with the options beyond their types and ranges, or None."""
         for name, choices in _CHOICES.items():
             if self.own.get(name, choices[0]) not in choices:
-                raise self._wrong(f"the option {name} is {' or '.join(choices)}, not {self.own[name]!r}.")
+                return f"the option {name} is {' or '.join(choices)}, not {self.own[name]!r}."
         if not _DEVICE.fullmatch(self.own.get("device", "auto")):
-            raise self._wrong(f"the option device is auto, cpu, mps, cuda or cuda:1, not {self.own['device']!r}.")
+            return f"the option device is auto, cpu, mps, cuda or cuda:1, not {self.own['device']!r}."
         if self.own.get("trust_remote_code") and not is_commit(self.own.get("revision")):
-            raise self._wrong(
+            return (
                 "trust_remote_code runs Python files of the model's repository on this machine. Read them, then give "
                 "the commit that you read: options={'trust_remote_code': True, 'revision': '<40 characters>'}."
             )
-
-    def _wrong(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"{self.name}: {problem}", provider=self.name)
+        return None

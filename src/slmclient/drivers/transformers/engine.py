@@ -14,21 +14,22 @@ from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
-from slmclient.drivers.engine import Outlet, gguf
+from slmclient.drivers.engine import gguf
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.files import ModelFiles
-from slmclient.drivers.engine.model import TokenEngine, engine_module, unsplit
-from slmclient.drivers.prompt import Prompt, render
+from slmclient.drivers.engine.package import check_version, engine_module
+from slmclient.drivers.engine.pictures import SeeingEngine, guarded
 from slmclient.drivers.transformers import loading
 from slmclient.drivers.transformers.memory import Memory
 from slmclient.drivers.transformers.sampling import Plan, Sampler
 from slmclient.drivers.transformers.vision import Eyes, load_eyes
-from slmclient.errors import BadRequestError, ConfigurationError, EngineError, SLMError
+from slmclient.errors import BadRequestError, ConfigurationError, SLMError
+from slmclient.media import Image
 
 _PIECE = 512  # tokens of a prompt between two looks that leave what was read usable; within one it can be left, too
 
 
-class TransformersEngine(TokenEngine):
+class TransformersEngine(SeeingEngine):
     """A model in Transformers."""
 
     def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
@@ -39,7 +40,6 @@ class TransformersEngine(TokenEngine):
         self._model: Any = None
         self._words: Any = None
         self._eyes: Eyes | None = None
-        self._parts = False
         self._memory: Memory | None = None
         self._sampler: Sampler
         self._watched: Answer | None = None
@@ -53,14 +53,18 @@ class TransformersEngine(TokenEngine):
             return super().find(wanted)
         known = catalogue.offer(name, self.name)
         full = loading.named(name, options.get("revision"), lambda _: known.id if known else None, self.name)
-        variant = options.get("quantization")
         return hub.model_path(
             replace(self.config, model=full),
             self.info.weights,
             cancelled=lambda: not wanted(),
-            quantization=None if variant in loading.QUANTIZATIONS else variant,
+            quantization=self.variant(),
             with_code=self._trusted,
         )
+
+    def variant(self) -> str | None:
+        """Return which file of a repository is wanted; None where the weights are quantised here."""
+        asked = super().variant()
+        return None if asked in loading.QUANTIZATIONS else asked
 
     def read_files(self, path: Path) -> ModelFiles:
         """Return what the files at that path say; those that cannot be loaded are refused here."""
@@ -80,25 +84,21 @@ class TransformersEngine(TokenEngine):
         """Load the model. Once begun that goes on to its end, and the next call finds it loaded."""
         self._torch = engine_module("torch", self.info, self.name)
         engine = engine_module("transformers", self.info, self.name)
-        loading.check_version(self.info.title, self.name)
+        check_version(engine, loading.OLDEST, self.info, self.name)
         placed = loading.placement(self._torch, engine, self.config.options, self.name)
-        if not wanted():
-            raise EngineError("Loading the model was given up.", provider=self.name)
+        self.check_wanted(wanted)
         if threads := self.config.options.get("n_threads"):
             self._torch.set_num_threads(threads)  # of the whole process: torch has no others
-        try:
-            with loading.no_bars(engine):
-                self._words = engine.AutoTokenizer.from_pretrained(**loading.source(path, self._trusted))
-                self._model = loading.load_model(engine, path, self._trusted, placed, self.name)
-                if hasattr(self._model.config, "vision_config"):
-                    self._eyes = load_eyes(engine, path, self.info, self.name, self._trusted)
-        except SLMError:
-            self.unload()
-            raise
-        except Exception as error:  # from all corners of Transformers
-            self.unload()
-            raise loading.refusal(path, error, self.name) or self.failed(path, error) from None
+        with loading.no_bars(engine):
+            self._words = engine.AutoTokenizer.from_pretrained(**loading.source(path, self._trusted))
+            self._model = loading.load_model(engine, path, self._trusted, placed, self.name)
+            if hasattr(self._model.config, "vision_config"):
+                self._eyes = load_eyes(engine, path, self.info, self.name, self._trusted)
         self._ready(engine)
+
+    def failed(self, path: Path, error: Exception, said: str = "") -> SLMError:
+        """Return the error of a model that Transformers does not load."""
+        return loading.refusal(path, error, self.name) or super().failed(path, error, said)
 
     def _ready(self, engine: Any) -> None:
         model, ends = self._model, self.files.end_ids
@@ -106,10 +106,11 @@ class TransformersEngine(TokenEngine):
             ends = frozenset([self._words.eos_token_id])
             self.files = replace(self.files, end_ids=ends)
         self._sampler = Sampler(self._torch, engine, model, sorted(ends), self.config.options)
+        self.sees = self._eyes is not None
         if self._eyes is not None:
-            self._template = self._eyes.template(self._template)
-            self._parts = self._eyes.takes_parts(self._template)
-            self.image_tag = None if self._parts else f"{self._eyes.tag}\n"
+            self._template = guarded(self._template, self._eyes.marks)
+            self.image_parts = self._eyes.takes_parts(self._template)
+            self.image_tag = None if self.image_parts else f"{self._eyes.tag}\n"
         # A model that counts positions by itself, or carries a state, cannot go on from where another prompt stopped.
         apart = hasattr(model.base_model, "rope_deltas") or getattr(model, "_is_stateful", False)
         self._memory = None if apart or model.config.is_encoder_decoder else Memory(engine, model.config)
@@ -129,13 +130,7 @@ class TransformersEngine(TokenEngine):
         if self._torch is not None and self._torch.cuda.is_available():
             self._torch.cuda.empty_cache()
 
-    # --- prompts
-
-    def prompt(self, request: ChatRequest) -> Prompt:
-        """Return the prompt of a request."""
-        return render(
-            self._template, request.messages, tools=request.tools, image_tag=self.image_tag, parts=self._parts
-        )
+    # --- ids
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without the tokens that a tokenizer may put around it."""
@@ -149,34 +144,22 @@ class TransformersEngine(TokenEngine):
 
     # --- writing
 
-    def generate(self, request: ChatRequest, emit: Outlet) -> None:
-        """Emit one answer."""
-        if any(message.images for message in request.messages):
-            self._describe(request, emit)
-        else:
-            super().generate(request, emit)
-
     def run(self, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
         """Write the answer to a prompt without pictures."""
         self._write(ids, ids, {}, self._sampler.plan(request, limit), answer)
 
-    def _describe(self, request: ChatRequest, emit: Outlet) -> None:
-        """Emit the answer to a prompt with pictures."""
-        self.check_model(request)
-        if self._eyes is None:
-            raise self.blind()
-        prompt = self.prompt(request)
-        text, notes = unsplit(prompt)
-        inputs = dict(self._eyes.read(text, prompt.images, self._model.device, self._model.dtype))
+    def look(self, text: str, images: Sequence[Image]) -> tuple[list[int], Any]:
+        """Return the ids of a prompt with pictures; and the model's further inputs, and what the memory goes by."""
+        assert self._eyes is not None
+        inputs = dict(self._eyes.read(text, images, self._model.device, self._model.dtype))
         ids: list[int] = inputs.pop("input_ids")[0].tolist()
         inputs.pop("attention_mask", None)  # there is one prompt, with nothing to leave out
-        limit = self.check_length(len(ids), request)
-        plan = self._sampler.plan(request, limit)
-        answer = self.answer(emit, request, prompt, ids, limit)
-        if self.announce(emit, prompt, notes):
-            keys, least = self._eyes.keys(ids, prompt.images)
-            self._write(ids, keys, inputs, plan, answer, least)
-            answer.end(len(ids))
+        return ids, (inputs, *self._eyes.keys(ids, images))
+
+    def tell(self, seen: Any, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
+        """Write the answer to a prompt with pictures."""
+        inputs, keys, least = seen
+        self._write(ids, keys, inputs, self._sampler.plan(request, limit), answer, least)
 
     def _write(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,21 +20,12 @@ DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZATIONS = ("int8", "int4")
 """What bitsandbytes makes of the weights while they are loaded; other names choose a file."""
 
-_OLDEST = (5, 20)
+OLDEST = (5, 20)
+"""The first version of Transformers that does what is needed here."""
+
 _WITH_CODE = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 # Their repositories' own code was written for Transformers 4 and does not load in 5 (NVIDIA/Model-Optimizer#2115).
 _TOO_OLD = {"phi3_v": "Phi-3-vision and Phi-3.5-vision", "phi4mm": "Phi-4-multimodal"}
-
-
-def check_version(title: str, provider: str) -> None:
-    """Raise an error if the installed Transformers is older than what this driver was written for."""
-    installed = version("transformers")
-    if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < _OLDEST:
-        raise MissingDependencyError(
-            f"{provider} needs {title} {'.'.join(map(str, _OLDEST))} or later, and {installed} is installed: "
-            f'pip install --upgrade "slmclient[{provider}]"',
-            provider=provider,
-        )
 
 
 def check_folder(path: Path, architecture: str | None, provider: str, trusted: bool) -> None:
@@ -46,10 +36,6 @@ def check_folder(path: Path, architecture: str | None, provider: str, trusted: b
             "The ONNX form of the model runs: PhiClient('onnx', model=…), with the folder whose name ends in -onnx, or "
             "by name.",
             provider=provider,
-        )
-    if not any(path.glob("*.safetensors")):
-        raise ConfigurationError(
-            f"There are no weights that Transformers reads in {path}: {_instead(path)}", provider=provider
         )
     for name in _WITH_CODE if trusted else ():
         with suppress(OSError, ValueError, AttributeError):
@@ -62,18 +48,6 @@ def check_folder(path: Path, architecture: str | None, provider: str, trusted: b
                     "commit: that is not run. Put the files into the folder, and take the prefix off in auto_map.",
                     provider=provider,
                 )
-
-
-def _instead(path: Path) -> str:
-    if (path / "genai_config.json").is_file():
-        return "it is a folder for ONNX Runtime GenAI; take PhiClient('onnx', …)."
-    if any(path.glob("*.xml")):
-        return "it is a folder for OpenVINO; take PhiClient('openvino', …)."
-    if ggufs := sorted(path.glob("*.gguf")):
-        return f"give the file itself, model={str(ggufs[0])!r}."
-    if any(path.glob("*.bin")):
-        return "the .bin files are pickles, which can run code and are not opened. Get the model as .safetensors."
-    return "no .safetensors file. Fetch the model again, or give another folder."
 
 
 def _texts(value: Any) -> Iterator[str]:

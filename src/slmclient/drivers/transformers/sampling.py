@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmclient.chat import ChatRequest
+from slmclient.drivers.engine.package import one_line
 from slmclient.errors import BadRequestError
 from slmclient.request import unknown_name
 
@@ -127,7 +128,7 @@ class Sampler:
             settings.validate(strict=True)
             processors = [*self._warpers(chance), self._pick(request)] if sampling and not beams else []
         except (ValueError, TypeError) as error:
-            raise BadRequestError(f"Transformers refuses these options: {_one_line(error)}") from None
+            raise BadRequestError(f"Transformers refuses these options: {one_line(error)}") from None
         return Plan(settings, processors, beams, request.sampling.get("seed"))
 
     def _is_sampling(self, given: Mapping[str, Any]) -> bool:
@@ -203,7 +204,3 @@ def _check(extra: Mapping[str, Any]) -> None:
     for name, (low, high) in RANGES.items():
         if not low <= extra.get(name, low) <= high:
             raise BadRequestError(f"extra: {name} is {low} to {high:,}, not {extra[name]}.")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +34,9 @@ class Eyes:
         words = processor.tokenizer
         self.tag: str = getattr(processor, "image_token", None) or "<image>"
         own = [token for name in _TOKENS if isinstance(token := getattr(processor, name, None), str)]
-        self._control = tuple(dict.fromkeys((self.tag, *own, *words.all_special_tokens)))
+        self.marks: tuple[str, ...] = (self.tag, *own, *words.all_special_tokens)
+        """What stands for pictures, or for anything else that nobody's text may become."""
         self._token: int | None = words.convert_tokens_to_ids(self.tag)
-
-    def template(self, template: Template) -> Template:
-        """Return the template with the tokens that stand for pictures: nobody's text may become one."""
-        return replace(template, control=tuple(dict.fromkeys((*template.control, *self._control))))
 
     def takes_parts(self, template: Template) -> bool:
         """Return whether a template itself knows how to place a picture."""
