@@ -2,9 +2,8 @@
 
     python benchmarks/engines.py llamacpp=MODEL.gguf onnx=FOLDER transformers=FOLDER openvino=MODEL.gguf mlx=FOLDER
 
-Each measurement is a process of its own, ours and the bare engine's by turns, so that a machine that slows down slows
-both. Speed is the median of several answers in each, after one that warms up. Printed: the medians, their ratio, and
-the ratios of the single rounds. SLM_ROUNDS says how many there are.
+Each measurement is a process of its own. For speed it has one loaded model, with which our driver and the engine's own
+loop write answers by turns. Printed: the medians, and the ratio of each round; SLM_ROUNDS says how many there are.
 """
 
 from __future__ import annotations
@@ -32,25 +31,27 @@ ON = {  # how an engine is told not to stop early
     "openvino": {"min_new_tokens": TOKENS},
     "mlx": {},
 }
+Run = Callable[[], Iterator[None]]
 OPTIONS: dict[str, dict[str, Any]] = {"openvino": {"precision": "f32"}}
 
 
-# --- the engines' own loops: each loads a model and returns a function that yields once a token
+# --- the engines' own loops: each takes a loaded model, or loads one, and returns a function that yields once a token
 
 
-def bare_llamacpp(path: str) -> Callable[[], Iterator[None]]:
+def bare_llamacpp(path: str, loaded: Any = None) -> Run:
     import queue
     import threading
 
     import xllamacpp
 
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = path
-    parameters.n_ctx, parameters.n_parallel, parameters.cache_ram_mib = 4096, 1, 0
-    parameters.n_batch = parameters.n_ubatch = 64
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-    parameters.warmup, parameters.ui, parameters.verbosity = False, False, 0
-    server = xllamacpp.Server(parameters)
+    if loaded is None:
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = path
+        parameters.n_ctx, parameters.n_parallel, parameters.cache_ram_mib = 4096, 1, 0
+        parameters.n_batch = parameters.n_ubatch = 64
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
+        parameters.warmup, parameters.ui, parameters.verbosity = False, False, 0
+    server = loaded._server if loaded is not None else xllamacpp.Server(parameters)
 
     def run() -> Iterator[None]:
         body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": TOKENS, "temperature": 0,
@@ -65,12 +66,12 @@ def bare_llamacpp(path: str) -> Callable[[], Iterator[None]]:
     return run
 
 
-def bare_onnx(path: str) -> Callable[[], Iterator[None]]:
+def bare_onnx(path: str, loaded: Any = None) -> Run:
     import onnxruntime_genai as og
 
     config = og.Config(path)
     config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}))
-    model = og.Model(config)
+    model = loaded._loaded if loaded is not None else og.Model(config)
     tokenizer = og.Tokenizer(model)
 
     def run() -> Iterator[None]:
@@ -89,14 +90,14 @@ def bare_onnx(path: str) -> Callable[[], Iterator[None]]:
     return run
 
 
-def bare_transformers(path: str) -> Callable[[], Iterator[None]]:
+def bare_transformers(path: str, loaded: Any = None) -> Run:
     import threading
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) if loaded is None else loaded._model
 
     def run() -> Iterator[None]:
         inputs = tokenizer.apply_chat_template(
@@ -111,37 +112,36 @@ def bare_transformers(path: str) -> Callable[[], Iterator[None]]:
     return run
 
 
-def bare_openvino(path: str) -> Callable[[], Iterator[None]]:
+def bare_openvino(path: str, loaded: Any = None) -> Run:
     import queue
     import threading
 
     import openvino_genai
 
-    pipe = openvino_genai.LLMPipeline(path, "CPU", INFERENCE_PRECISION_HINT="f32")
+    if loaded is not None:
+        pipe = loaded._pipe
+    else:
+        pipe = openvino_genai.LLMPipeline(path, "CPU", INFERENCE_PRECISION_HINT="f32")
 
     def run() -> Iterator[None]:
-        tokens: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
-        class Streamer(openvino_genai.StreamerBase):  # type: ignore[misc]
-            def write(self, token: Any) -> Any:
-                tokens.put(token)
-                return openvino_genai.StreamingStatus.RUNNING
-
-            def end(self) -> None:
-                tokens.put(None)
+        def write(text: str) -> Any:
+            texts.put(text)
+            return openvino_genai.StreamingStatus.RUNNING
 
         config = openvino_genai.GenerationConfig(max_new_tokens=TOKENS, ignore_eos=True)
-        threading.Thread(target=lambda: pipe.generate(PROMPT, config, Streamer())).start()
-        while tokens.get() is not None:
+        threading.Thread(target=lambda: (pipe.generate(PROMPT, config, write), texts.put(None))).start()
+        while texts.get() is not None:
             yield
 
     return run
 
 
-def bare_mlx(path: str) -> Callable[[], Iterator[None]]:
+def bare_mlx(path: str, loaded: Any = None) -> Run:
     from mlx_lm import load, stream_generate
 
-    model, tokenizer = load(path)[:2]
+    model, tokenizer = (loaded._model, loaded._words) if loaded is not None else load(path)[:2]
 
     def run() -> Iterator[None]:
         ids = tokenizer.apply_chat_template([{"role": "user", "content": PROMPT}], add_generation_prompt=True)
@@ -151,31 +151,51 @@ def bare_mlx(path: str) -> Callable[[], Iterator[None]]:
     return run
 
 
-def ours(engine: str, path: str) -> Callable[[], Iterator[None]]:
+def ours(engine: str, path: str) -> tuple[Run, Any]:
+    """Return our loop, and a function that returns the loaded engine behind it."""
     from slmclient import PhiClient
+    from slmclient.drivers import registry
+    from slmclient.drivers.base import DriverConfig
 
-    client = PhiClient(engine, path, options=OPTIONS.get(engine))
+    driver: Any = registry.new_driver(DriverConfig(engine, path, options=OPTIONS.get(engine, {})))
+    client = PhiClient(driver=driver)
 
     def run() -> Iterator[None]:
         with client.stream(PROMPT, temperature=0, max_tokens=TOKENS, extra=ON[engine]) as stream:
             for _ in stream:
                 yield
 
-    return run
+    return run, lambda: driver._room.engine
 
 
 # --- one measurement each, in a process of its own
 
 
-def speed(run: Callable[[], Iterator[None]]) -> dict[str, float]:
-    """Tokens per second after the first, and the process's peak memory."""
-    for _ in run():
+def speed(engine: str, path: str) -> dict[str, float]:
+    """Tokens per second after the first, ours and the engine's own loop by turns on the same loaded model.
+
+    A model that is loaded twice is not equally fast twice: where its pages lie makes up to a tenth.
+    """
+    mine, loaded = ours(engine, path)
+    runs = {"ours": mine}
+    for _ in mine():
         pass
-    answers = [[time.perf_counter() for _ in run()] for _ in range(ANSWERS)]
-    return {
-        "tokens/s": statistics.median((TOKENS - 1) / (times[-1] - times[0]) for times in answers),
-        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    runs["bare"] = globals()[f"bare_{engine}"](path, loaded())
+    found: dict[str, list[float]] = {"bare": [], "ours": []}
+    for answer in range(ANSWERS + 1):
+        for side in sorted(runs, reverse=bool(answer % 2)):
+            times = [time.perf_counter() for _ in runs[side]()]
+            if answer:  # the first warms up
+                found[side].append((len(times) - 1) / (times[-1] - times[0]))
+    return {side: statistics.median(each) for side, each in found.items()}
+
+
+def memory(run: Run) -> dict[str, float]:
+    """The process's peak memory after three answers."""
+    for _ in range(3):
+        for _ in run():
+            pass
+    return {"peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def first_token(engine: str, path: str) -> dict[str, float]:
@@ -224,11 +244,11 @@ def lag(engine: str, path: str) -> dict[str, float]:
 
 
 def worker(what: str, engine: str, path: str) -> dict[str, float]:
-    if what == "bare":
-        return speed(globals()[f"bare_{engine}"](path))
-    if what == "ours":
-        return speed(ours(engine, path))
-    return first_token(engine, path) if what == "first" else lag(engine, path)
+    if what == "bare memory":
+        return memory(globals()[f"bare_{engine}"](path))
+    if what == "our memory":
+        return memory(ours(engine, path)[0])
+    return {"speed": speed, "first": first_token, "lag": lag}[what](engine, path)
 
 
 def measured(what: str, engine: str, path: str) -> dict[str, float]:
@@ -242,16 +262,17 @@ def measured(what: str, engine: str, path: str) -> dict[str, float]:
 
 
 def report(engine: str, path: str) -> None:
-    sides: dict[str, list[dict[str, float]]] = {"bare": [], "ours": []}
-    for _ in range(ROUNDS):
-        for side, found in sides.items():
-            found.append(measured(side, engine, path))
     print(f"\n{engine}")
-    for name in ("tokens/s", "peak MB"):
-        bare, mine = (statistics.median(found[name] for found in sides[side]) for side in ("bare", "ours"))
-        pairs = zip(sides["ours"], sides["bare"], strict=True)
-        each = " ".join(f"{own[name] / other[name]:.3f}" for own, other in pairs)
-        print(f"  {name:12} bare {bare:8.1f}   ours {mine:8.1f}   ratio {mine / bare:.3f}  ({each})", flush=True)
+    rounds = [measured("speed", engine, path) for _ in range(ROUNDS)]
+    bare, mine = (statistics.median(found[side] for found in rounds) for side in ("bare", "ours"))
+    ratios = sorted(found["ours"] / found["bare"] for found in rounds)
+    each = " ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(
+        f"  tokens/s     bare {bare:8.1f}   ours {mine:8.1f}   ratio {statistics.median(ratios):.3f}  ({each})",
+        flush=True,
+    )
+    bare, mine = (measured(f"{side} memory", engine, path)["peak MB"] for side in ("bare", "our"))
+    print(f"  peak MB      bare {bare:8.1f}   ours {mine:8.1f}   ratio {mine / bare:.3f}", flush=True)
     first = measured("first", engine, path)
     ratio = first["warm s"] / first["cold s"]
     print(f"  turn {TURNS}      cold {first['cold s']:8.3f} s ours {first['warm s']:8.3f} s ratio {ratio:.3f}")
