@@ -331,6 +331,21 @@ def test_doctor_has_the_command_that_fetches_what_is_not_here(
     assert doctor(slm, **variables)["engine_model"]["path"] == path
 
 
+@pytest.mark.parametrize(
+    ("engine", "options", "more"),
+    [
+        ("transformers", {"quantization": "int8"}, ""),  # made here, of whatever was fetched
+        ("onnx", {"execution_provider": "cuda"}, " --quantization cuda"),
+    ],
+)
+def test_the_command_that_fetches_asks_for_what_the_engine_itself_would(
+    slm: Slm, engine: str, options: dict[str, str], more: str
+) -> None:
+    variables = {"SLM_PROVIDER": engine, "SLM_MODEL": REPO, "SLM_OPTIONS": json.dumps(options)}
+    found = doctor(slm, **variables)["engine_model"]
+    assert found["pull"] == f"slm pull {REPO} --engine {engine}{more}"
+
+
 def test_doctor_leaves_it_out_where_there_is_none_to_show(slm: Slm) -> None:
     for arguments in ([], ["-m", "smollm2-135m"], ["-p", "llamacpp", "-m", "smollm2-135m"]):
         assert doctor(slm, *arguments)["engine_model"] is None  # the embedded one has a place of its own

@@ -261,7 +261,7 @@ def _engine_model(config: DriverConfig) -> EngineModel | None:
         found = _found(config)
     if found is None or found.form:
         try:
-            pull = hub.pull_command(config, _quantization(config))
+            pull = hub.pull_command(config, _variant(config))
         except SLMError:
             return None
     size = megabytes(found.size) if found is not None and found.size is not None else None
@@ -278,12 +278,11 @@ def _reads_files(config: DriverConfig) -> bool:
 def _found(config: DriverConfig) -> hub.Located | None:
     """Return where an engine's model is; None if it would be fetched, or the engine has ways of its own."""
     forms = registry.driver_info(config.provider).weights
-    return hub.here(config, forms, _quantization(config)) if forms else None
+    return hub.here(config, forms, _variant(config)) if forms else None
 
 
-def _quantization(config: DriverConfig) -> str | None:
-    asked = config.options.get("quantization")
-    return str(asked) if asked else None
+def _variant(config: DriverConfig) -> str | None:
+    return registry.driver_class(config.provider).variant(config.options)
 
 
 def _later(report: Report, settings: Settings) -> Iterator[str]:

@@ -32,8 +32,7 @@ def prepare(client: PhiClient, provider: str | None, model: str | None, *, quiet
     if embedded:
         obtain(config, quiet=quiet)
     else:
-        quantization = config.options.get("quantization")
-        from_hub(config, info.weights, str(quantization) if quantization else None, quiet=quiet)
+        from_hub(config, info.weights, registry.driver_class(config.provider).variant(config.options), quiet=quiet)
 
 
 def is_embedded(provider: str, model: str | None) -> bool:

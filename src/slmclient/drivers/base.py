@@ -173,6 +173,11 @@ class Driver:
         """Return the URL that a written address means; by default it is one."""
         return written
 
+    @classmethod
+    def variant(cls, options: Mapping[str, Any]) -> str | None:
+        """Return which of a repository's variants of a model the options ask for; None for no wish."""
+        return None
+
     def pull(self, model: str, progress: Callable[[str, int, int | None], None]) -> str:
         """Have a model fetched to where this driver finds it; return what to tell of it.
 

@@ -20,8 +20,9 @@ from slmclient.catalogue.forms import SAFETENSORS
 from slmclient.chat import KNOBS, ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.model import ModelDriver, TokenEngine, common_prefix, is_drawn, seed_of
+from slmclient.drivers.engine.model import ModelDriver, TokenEngine, is_drawn, seed_of
 from slmclient.drivers.engine.package import check_version, engine_module
+from slmclient.drivers.engine.reading import common_prefix
 from slmclient.errors import BadRequestError, ConfigurationError, MissingDependencyError
 from slmclient.request import unknown_name
 

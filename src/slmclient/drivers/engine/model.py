@@ -7,10 +7,8 @@ give the ids of an answer: its subclass says only how to load, encode, decode an
 from __future__ import annotations
 
 import secrets
-import time
-import zlib
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from os import cpu_count
@@ -46,9 +44,6 @@ BREAK = "\u200b"
 _OPEN_TAG, _CLOSE_TAG = "<think>", "</think>"
 _CONTEXTS = (16, 10_000_000)  # tokens
 _TAIL = 6  # ids before an answer that goes on in the middle of a text
-_PIECE_SECONDS = 0.04  # an engine that holds the interpreter's lock gives it back this often
-_BREATH = bytes(512 * 1024)  # its checksum takes about 0.1 ms
-_FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 12, 12, 512
 _LARGE = 1 << 30  # bytes of a model
 
 
@@ -82,6 +77,11 @@ class ModelDriver(EngineDriver):
     def problem(self) -> str | None:
         """Return what is wrong with the options beyond their types and ranges, or None."""
         return None
+
+    @classmethod
+    def variant(cls, options: Mapping[str, Any]) -> str | None:
+        """Return which of a repository's variants the options ask for; None for no wish."""
+        return cls.engine_class.variant(options)
 
     def make_engine(self) -> Engine:
         """Return the engine, with nothing loaded yet."""
@@ -170,12 +170,16 @@ class ModelEngine(Engine):
                 provider=self.name,
             )
         return hub.model_path(
-            self.config, self.info.weights, cancelled=lambda: not wanted(), quantization=self.variant()
+            self.config,
+            self.info.weights,
+            cancelled=lambda: not wanted(),
+            quantization=self.variant(self.config.options),
         )
 
-    def variant(self) -> str | None:
-        """Return which of a model's variants is wanted; None for no wish."""
-        return self.config.options.get("quantization")
+    @classmethod
+    def variant(cls, options: Mapping[str, Any]) -> str | None:
+        """Return which of a repository's variants is wanted; None for no wish."""
+        return options.get("quantization")
 
     def check_wanted(self, wanted: Callable[[], bool]) -> None:
         """Raise an error if nobody waits for the model any more: once begun, most engines load it to the end."""
@@ -353,35 +357,6 @@ def threads_for(size: int) -> int:
     A smaller one is as fast on one thread, and gets less into the way of other work.
     """
     return max(1, (cpu_count() or 2) // 2) if size > _LARGE else 1
-
-
-def common_prefix(old: Sequence[Hashable], new: Sequence[Hashable]) -> int:
-    """Return how many ids two prompts have in common at their beginning."""
-    return next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-
-
-def breathe() -> None:
-    """Let other threads run, where an engine holds the interpreter's lock.
-
-    Whoever waits for the lock needs longer to wake up than an engine between two steps leaves it free: an event loop
-    was seen to wait through six of them. A checksum is computed without the lock; while one sleeps, the core dozes off,
-    and needs longer to wake up than it slept.
-    """
-    zlib.crc32(_BREATH)
-
-
-def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the ids in pieces whose size follows how long the taker needs for one: about 40 ms."""
-    size, begin = _FIRST_PIECE, 0
-    while begin < len(ids):
-        piece = list(ids[begin : begin + size])
-        began = time.perf_counter()
-        yield piece
-        taken = time.perf_counter() - began
-        breathe()
-        fitting = int(len(piece) * _PIECE_SECONDS / taken) if taken > 0 else _LONGEST_PIECE
-        begin += len(piece)
-        size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))
 
 
 def is_drawn(request: ChatRequest, own: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
-from slmclient.drivers.engine.model import breathe, common_prefix, pieces
 from slmclient.drivers.engine.package import one_line
 from slmclient.drivers.engine.pictures import SeeingEngine, guarded, unpacked
+from slmclient.drivers.engine.reading import breathe, common_prefix, pieces
 from slmclient.drivers.onnx import loading, vision
 from slmclient.drivers.onnx.search import Search, checked, search
 from slmclient.drivers.prompt import Prompt, render
@@ -46,11 +46,12 @@ class OnnxEngine(SeeingEngine):
 
     def find(self, wanted: Callable[[], bool]) -> Path:
         """Return the model's folder; of several below one, the best for what it is to run on."""
-        return loading.model_folder(super().find(wanted), self.variant(), self.name)
+        return loading.model_folder(super().find(wanted), self.variant(self.config.options), self.name)
 
-    def variant(self) -> str | None:
+    @classmethod
+    def variant(cls, options: Mapping[str, Any]) -> str | None:
         """Return what the wanted folder has in its name."""
-        return loading.word_of(self.config.options)
+        return loading.word_of(options)
 
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Load model, tokenizer and adapters."""

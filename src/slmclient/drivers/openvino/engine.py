@@ -14,9 +14,10 @@ from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.files import ModelFiles
-from slmclient.drivers.engine.model import MAX_TOKENS, TokenEngine, common_prefix, unsplit
+from slmclient.drivers.engine.model import MAX_TOKENS, TokenEngine, unsplit
 from slmclient.drivers.engine.package import engine_module
 from slmclient.drivers.engine.pictures import guarded, unpacked
+from slmclient.drivers.engine.reading import common_prefix
 from slmclient.drivers.openvino import loading, vision
 from slmclient.drivers.openvino.batch import Batch
 from slmclient.drivers.openvino.sampling import config

@@ -57,13 +57,14 @@ class TransformersEngine(SeeingEngine):
             replace(self.config, model=full),
             self.info.weights,
             cancelled=lambda: not wanted(),
-            quantization=self.variant(),
+            quantization=self.variant(options),
             with_code=self._trusted,
         )
 
-    def variant(self) -> str | None:
+    @classmethod
+    def variant(cls, options: Mapping[str, Any]) -> str | None:
         """Return which file of a repository is wanted; None where the weights are quantised here."""
-        asked = super().variant()
+        asked = super().variant(options)
         return None if asked in loading.QUANTIZATIONS else asked
 
     def read_files(self, path: Path) -> ModelFiles:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from importlib import import_module
 from typing import Any
 
-from slmclient.drivers.engine.model import common_prefix
+from slmclient.drivers.engine.reading import common_prefix
 
 
 class Memory:
