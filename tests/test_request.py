@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ BAD_PROMPTS: list[tuple[Any, dict[str, Any], type[SLMError], str]] = [
     (b"?", {}, BadRequestError, "bytes"),
     (bytearray(b"?"), {}, BadRequestError, "bytearray"),
     (USER, {}, BadRequestError, "dict"),
-    ({"a", "b"}, {}, BadRequestError, "set"),
+    ({"a"}, {}, BadRequestError, "set"),
     (iter([USER]), {}, BadRequestError, "list_iterator"),
     ([5], {}, BadRequestError, "int"),
     ([None], {}, BadRequestError, "NoneType"),
@@ -119,7 +120,7 @@ BAD = [*BAD_PROMPTS, *BAD_OPTIONS]
 
 
 def shown(value: Any) -> str:
-    text = ascii(value)
+    text = re.sub(" at 0x[0-9a-f]+", "", ascii(value))  # the processes that share the tests must agree on their names
     return text if len(text) < 60 else text[:57] + "..."
 
 
