@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -216,9 +217,11 @@ def test_options_are_checked_before_anything_is_opened() -> None:
 
 
 def test_an_engine_that_is_too_old_is_named_with_the_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlx.core
     import mlx_lm
 
     monkeypatch.setattr(mlx_lm, "__version__", "0.31.9")
+    monkeypatch.delattr(mlx.core, "clear_streams")  # what such a one lacks, too
     with (
         PhiClient("mlx", str(folder), options={"n_ctx": 100}, env_file=False) as old,
         pytest.raises(MissingDependencyError, match=r'0.31.9.*pip install -U "mlx-lm>=0.32"'),
@@ -234,6 +237,15 @@ client.chat("Hi", max_tokens=4)
 if sys.argv[2] == "closed":
     client.close()
 """
+
+
+def test_weights_of_other_names_are_not_read_by_the_engine(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "model.safetensors").rename(other / "consolidated.safetensors")
+    client = PhiClient("mlx", str(other), env_file=False)
+    with client, pytest.raises(ConfigurationError, match=r"it reads model\.safetensors"):
+        client.chat("Hi")
 
 
 BETWEEN = """

@@ -192,7 +192,8 @@ class PhiClient(_Client):
         """Load the model now, so that the first answer does not wait for it; for a hosted provider, do nothing.
 
         Raises:
-            APITimeoutError: It took longer than the client's ``deadline``; loading goes on for the next call.
+            APITimeoutError: It took longer than the client's ``deadline``; an engine in this process that has begun to
+                load goes on, for the next call.
             SLMError: What the first call would raise: the model is not there, or its engine.
         """
         self._open_driver().warm_up(self._deadline)

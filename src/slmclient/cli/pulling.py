@@ -100,7 +100,8 @@ def _from_hub(provider: str | None, model: str, quantization: str | None, *, qui
     found = weights.from_hub(config, forms, quantization, quiet=quiet)
     readers = [name for name, info in engines.items() if not found.form or weights.reads(info, found.form, found.path)]
     if not readers:
-        raise UnsupportedFeatureError(_for_others(first, model, found), provider=first, model=model)
+        deaf = next(name for name, info in engines.items() if found.form in info.weights)
+        raise UnsupportedFeatureError(_for_others(deaf, model, found), provider=deaf, model=model)
     print(found.path)
     if not found.form and provider is None:  # a path: it is here, and which engine reads it was not looked at
         return

@@ -20,6 +20,7 @@ from slmclient.catalogue.forms import SAFETENSORS
 from slmclient.chat import KNOBS, ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
 from slmclient.drivers.engine.answering import Answer
+from slmclient.drivers.engine.files import ModelFiles
 from slmclient.drivers.engine.model import ModelDriver, TokenEngine, is_drawn, seed_of
 from slmclient.drivers.engine.package import check_version, engine_module
 from slmclient.drivers.engine.reading import common_prefix
@@ -80,15 +81,26 @@ class MlxEngine(TokenEngine):
 
     # --- loading
 
+    def read_files(self, path: Path) -> ModelFiles:
+        """Return what the files at that path say; weights of other names are not read by mlx-lm."""
+        files = super().read_files(path)
+        if not any(path.glob("model*.safetensors")):
+            raise ConfigurationError(
+                f"There are no weights for {self.info.title} in {path}: it reads model.safetensors, or its numbered "
+                f"parts. `slm pull NAME --engine {self.name}` gets such a folder.",
+                provider=self.name,
+            )
+        return files
+
     def open(self, path: Path, wanted: Callable[[], bool]) -> None:
         """Load the model. Once begun that goes on to its end, and the next call finds it loaded."""
         self._mx = engine_module("mlx.core", self.info, self.name)
+        package = engine_module("mlx_lm", self.info, self.name)
+        check_version(package, OLDEST, self.info, self.name, "mlx-lm")
         # Imported here and not on the main thread, MLX does not free what a program compiles there itself before the
         # interpreter is gone, and dies of it. Unregistered first: no second time.
         atexit.unregister(self._mx.clear_streams)
         atexit.register(self._mx.clear_streams)
-        package = engine_module("mlx_lm", self.info, self.name)
-        check_version(package, OLDEST, self.info, self.name, "mlx-lm")
         self._lm = engine_module("mlx_lm.generate", self.info, self.name)
         self._caches = engine_module("mlx_lm.models.cache", self.info, self.name)
         self.check_wanted(wanted)

@@ -157,6 +157,13 @@ def check_form(path: Path, info: DriverInfo, provider: str, making: str = "") ->
     """
     if not info.weights or not _MARKS.keys() >= set(info.weights):
         return  # a plugin's engine, with a form of its own
+    try:
+        _check_form(path, info, provider, making)
+    except OSError as error:
+        raise ConfigurationError(f"The model folder {path} cannot be read: {error}.", provider=provider) from None
+
+
+def _check_form(path: Path, info: DriverInfo, provider: str, making: str) -> None:
     if any(_marks(path, form) for form in info.weights if form != GGUF) or (GGUF in info.weights and not path.is_dir()):
         return
     looks = "; or ".join(_LOOKS[form] for form in info.weights)

@@ -154,12 +154,11 @@ class ModelEngine(Engine):
         self._template = self.template()
         try:
             self.open(path, wanted)
-        except SLMError:
-            self.unload()
-            raise
         except Exception as error:  # from all corners of an engine
-            self.unload()
-            raise self.failed(path, error) from None
+            failure = error if isinstance(error, SLMError) else self.failed(path, error)
+            with suppress(Exception):  # a half-loaded engine may lack what unloading needs; why it is one counts
+                self.unload()
+            raise failure from None
 
     def find(self, wanted: Callable[[], bool]) -> Path:
         """Return where the model's files are."""

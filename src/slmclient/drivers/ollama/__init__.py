@@ -162,6 +162,8 @@ class OllamaDriver(HttpDriver):
 
         A call that finds none loaded waits too, but only for ``timeout``: the server says nothing while it loads.
         """
+        if self.at_vendor:  # hosted: nothing is loaded for us
+            return
         model = self.model_id(self.default_model) if self.default_model else (yield from self.served_model(request))
         said: dict[str, Any] = {"model": model, "messages": [], "stream": False, "options": self._load(model)}
         if "keep_alive" in self.own:

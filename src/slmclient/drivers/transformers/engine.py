@@ -205,11 +205,11 @@ class TransformersEngine(SeeingEngine):
     def _read(
         self, ids: list[int], keys: Sequence[Hashable], known: int, memory: Memory, cache: Any, answer: Answer
     ) -> None:
-        """Read the prompt into the cache, but for its last token."""
-        for begin in range(known, len(ids) - 1, _PIECE):
+        """Read the prompt into the cache, but for its last piece, which is read with the first token in one pass."""
+        for begin in range(known, len(ids) - _PIECE, _PIECE):
             if not answer.wanted:
                 raise _LeftError
-            end = min(begin + _PIECE, len(ids) - 1)
+            end = begin + _PIECE
             self._model.base_model(input_ids=self._tensor(ids[begin:end]), use_cache=True, **{self._cache_name: cache})
             memory.keep(keys[:end])
 
