@@ -26,8 +26,14 @@ def breathe() -> None:
     zlib.crc32(_BREATH)
 
 
-def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the ids in pieces whose size follows how long the taker needs for one: about 40 ms."""
+def pieces(ids: Sequence[int], *, steady: bool = False) -> Iterator[list[int]]:
+    """Yield the ids in pieces whose size follows how long the taker needs for one: about 40 ms.
+
+    Args:
+        ids: The prompt, or what is new of it.
+        steady: Whether all pieces have one size, whatever the clock says: how a prompt is cut changes the last digits
+            of what is computed, and so may change what a seed draws.
+    """
     size, begin = _FIRST_PIECE, 0
     while begin < len(ids):
         piece = list(ids[begin : begin + size])
@@ -35,6 +41,7 @@ def pieces(ids: Sequence[int]) -> Iterator[list[int]]:
         yield piece
         taken = time.perf_counter() - began
         breathe()
-        fitting = int(len(piece) * _PIECE_SECONDS / taken) if taken > 0 else _LONGEST_PIECE
         begin += len(piece)
-        size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))
+        if not steady:
+            fitting = int(len(piece) * _PIECE_SECONDS / taken) if taken > 0 else _LONGEST_PIECE
+            size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))

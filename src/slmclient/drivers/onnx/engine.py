@@ -126,7 +126,7 @@ class OnnxEngine(SeeingEngine):
             self._follow(ids, how, answer, limit)
             return
         cache = self._kept = self._cache(ids, how, limit)
-        for piece in pieces(ids[cache.begin(ids) :]):
+        for piece in pieces(ids[cache.begin(ids) :], steady=how.repeats):
             if not answer.wanted:
                 return
             cache.generator.append_tokens(piece)
