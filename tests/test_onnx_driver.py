@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from engine_models import EngineModels
 from slmclient import Image, Message, PhiClient
 from slmclient.chat import ReasoningDelta, TextDelta
 from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.engine.reading import pieces
 from slmclient.drivers.onnx import OnnxDriver, loading
 from slmclient.drivers.onnx.engine import _Cache
 from slmclient.drivers.onnx.search import Search
@@ -243,6 +245,20 @@ def test_a_seed_repeats_what_chance_wrote(quick: PhiClient, seed: int) -> None:
     """Also where the same question comes again and its cache is there; the engine itself takes 31 bits only."""
     texts = [quick.chat("A joke.", temperature=1.5, seed=seed, max_tokens=12).text for _ in range(3)]
     assert len(set(texts)) == 1
+
+
+def test_a_prompt_that_is_to_repeat_is_cut_without_a_look_at_the_clock() -> None:
+    """How it is cut changes the last digits of what is computed, and so what a seed draws."""
+
+    def sizes(nap: float, *, steady: bool) -> list[int]:
+        found = []
+        for piece in pieces(range(100), steady=steady):
+            found.append(len(piece))
+            time.sleep(nap * len(piece))
+        return found
+
+    assert sizes(0, steady=True) == sizes(0.002, steady=True)
+    assert sizes(0, steady=False) != sizes(0.002, steady=False)
 
 
 def test_other_seeds_and_no_seed_write_other_things(quick: PhiClient) -> None:
