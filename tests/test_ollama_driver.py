@@ -646,6 +646,26 @@ def test_loading_ahead_may_take_until_the_deadline_and_not_longer() -> None:
             hurried.warm_up()
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_other_servers_are_asked_nothing_ahead(mode: str) -> None:
+    async def awarmed(url: str) -> None:
+        async with AsyncPhiClient("openai", "m", base_url=url) as client:
+            await client.warm_up()
+
+    def warmed(url: str) -> None:
+        with PhiClient("openai", "m", base_url=url) as client:
+            client.warm_up()
+
+    with FaultServer(whole(200, {})) as server:
+        warmed(server.url) if mode == "sync" else asyncio.run(awarmed(server.url))
+        assert server.seen == []
+
+
+def test_nothing_is_loaded_ahead_at_the_hosted_service() -> None:
+    driver = OllamaDriver(DriverConfig("ollama", "m", base_url="https://ollama.com"))
+    assert list(driver.warming(ChatRequest(()))) == []
+
+
 def test_loading_ahead_what_is_not_there_says_how_to_get_it(server: OllamaServer) -> None:
     with client_at(server.url, "phi4-mini") as client, pytest.raises(ModelNotFoundError, match="slm pull ollama:"):
         client.warm_up()

@@ -42,6 +42,11 @@ class GgufReader:
 GGUF_PROVIDER = "llamacpp"
 """The provider whose offers are repositories of GGUF files."""
 
+READERS: Mapping[str, str] = MappingProxyType(
+    {ONNX: "onnx", OPENVINO: "openvino", SAFETENSORS: "transformers", GGUF: GGUF_PROVIDER}
+)
+"""The provider to name for a form that another engine was given."""
+
 GGUF_READERS: Mapping[str, GgufReader] = MappingProxyType(
     {
         # Architectures: create_from_gguf in gguf_modeling.cpp of openvino.genai; tried with 2026.4.1, which refuses

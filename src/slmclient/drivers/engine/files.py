@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from pydantic_core import from_json
 
-from slmclient.catalogue.forms import GGUF, ONNX, ONNX_MARKS, OPENVINO, OPENVINO_MARKS, SAFETENSORS
+from slmclient.catalogue.forms import GGUF, ONNX, ONNX_MARKS, OPENVINO, OPENVINO_MARKS, READERS, SAFETENSORS
 from slmclient.drivers.base import DriverInfo
 from slmclient.drivers.engine.gguf import read_header
 from slmclient.errors import ConfigurationError
@@ -33,12 +33,6 @@ _LOOKS: Mapping[str, str] = {
     OPENVINO: f"a folder with {' or '.join(OPENVINO_MARKS)}, the .bin of the same name, and openvino_tokenizer.xml",
     SAFETENSORS: "a folder with config.json and .safetensors files",
     GGUF: "a .gguf file",
-}
-_READERS: Mapping[str, str] = {
-    ONNX: "PhiClient('onnx', …)",
-    OPENVINO: "PhiClient('openvino', …)",
-    SAFETENSORS: "PhiClient('transformers', …)",
-    GGUF: "PhiClient('llamacpp', …)",
 }
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth")
 _MOST_NAMED = 5  # files of a folder that holds no model
@@ -180,19 +174,23 @@ def _instead(path: Path, forms: Sequence[str]) -> str:
     if not path.is_dir():
         if any(_marks(path.parent, form) for form in forms):
             return f"It is a file of one: give the folder, model={str(path.parent)!r}."
-        return f"It is a file{f', which {_READERS[GGUF]} reads' if path.match(_MARKS[GGUF][0]) else ''}."
+        return f"It is a file{f', which {_reader(GGUF)} reads' if path.match(_MARKS[GGUF][0]) else ''}."
     for depth in ("", "*/", "*/*/"):
         for form in forms:
             if found := _marks(path, form, depth):
                 return f"There is one in it: model={str(found[0] if form == GGUF else found[0].parent)!r}."
-    for form, reader in _READERS.items():
+    for form in READERS:
         if found := _marks(path, form):
-            return f"It holds {found[0].name}, which {reader} reads."
+            return f"It holds {found[0].name}, which {_reader(form)} reads."
     if pickles := sorted(file.name for name in _PICKLES for file in path.glob(name)):
         return f"It holds {pickles[0]}: such files are pickles, which can run code and are not opened."
     names = sorted(file.name for file in path.iterdir())
     more = ", …" if len(names) > _MOST_NAMED else ""
     return f"It holds {', '.join(names[:_MOST_NAMED])}{more}." if names else "It is empty."
+
+
+def _reader(form: str) -> str:
+    return f"PhiClient({READERS[form]!r}, …)"
 
 
 def _marks(path: Path, form: str, depth: str = "") -> list[Path]:
