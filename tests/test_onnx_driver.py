@@ -22,6 +22,7 @@ from engine_models import EngineModels
 from slmclient import Image, Message, PhiClient
 from slmclient.chat import ReasoningDelta, TextDelta
 from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.engine import reading
 from slmclient.drivers.engine.reading import pieces
 from slmclient.drivers.onnx import OnnxDriver, loading
 from slmclient.drivers.onnx.engine import _Cache
@@ -259,6 +260,25 @@ def test_a_prompt_that_is_to_repeat_is_cut_without_a_look_at_the_clock() -> None
 
     assert sizes(0, steady=True) == sizes(0.002, steady=True)
     assert sizes(0, steady=False) != sizes(0.002, steady=False)
+
+
+def test_a_seed_repeats_on_a_machine_of_another_speed(
+    engine_models: EngineModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of several answers a seed draws hangs on the last digits: a piece of one token is computed otherwise."""
+    system, asked = "You are my running coach. Answer in the language of the question.", "我是一名跑步新手,请问?"
+    how: dict[str, Any] = {"system": system, "temperature": 0.7, "top_p": 0.95, "max_tokens": 60}
+    with PhiClient("onnx", str(engine_models("smollm2_onnx_int4")), env_file=False) as client:
+
+        def texts() -> list[str]:
+            return [client.chat(asked, seed=seed, **how).text for seed in range(8)]
+
+        here = texts()
+        tokens = client.chat(asked, seed=0, **how).usage.input_tokens
+        assert tokens is not None
+        monkeypatch.setattr(reading, "_PIECE_SECONDS", 1e-9)
+        monkeypatch.setattr(reading, "_SHORTEST_PIECE", tokens - reading._FIRST_PIECE - 1)  # so that one token is left
+        assert texts() == here
 
 
 def test_other_seeds_and_no_seed_write_other_things(quick: PhiClient) -> None:
