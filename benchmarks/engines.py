@@ -21,7 +21,7 @@ from typing import Any
 
 PROMPT = "Write a very long story about a fox."
 TOKENS = 96
-ANSWERS = 5
+ANSWERS = 9
 ROUNDS = int(os.environ.get("SLM_ROUNDS", "5"))
 TURNS = 10
 ON = {  # how an engine is told not to stop early

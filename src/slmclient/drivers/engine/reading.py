@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 _PIECE_SECONDS = 0.04  # an engine that holds the interpreter's lock gives it back this often
 _BREATH = bytes(512 * 1024)  # its checksum takes about 0.1 ms
-_FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 12, 12, 512
+_FIRST_PIECE, _SHORTEST_PIECE, _LONGEST_PIECE = 12, 8, 512
 
 
 def common_prefix(old: Sequence[Hashable], new: Sequence[Hashable]) -> int:
@@ -34,7 +34,7 @@ def pieces(ids: Sequence[int], *, steady: bool = False) -> Iterator[list[int]]:
         steady: Whether all pieces have one size, whatever the clock says: how a prompt is cut changes the last digits
             of what is computed, and so may change what a seed draws.
     """
-    size, begin = _FIRST_PIECE, 0
+    size, shortest, begin = _FIRST_PIECE, _SHORTEST_PIECE, 0
     while begin < len(ids):
         piece = list(ids[begin : begin + size])
         began = time.perf_counter()
@@ -43,5 +43,7 @@ def pieces(ids: Sequence[int], *, steady: bool = False) -> Iterator[list[int]]:
         breathe()
         begin += len(piece)
         if not steady:
+            if len(piece) == shortest and taken > _PIECE_SECONDS * 1.25:
+                shortest = _FIRST_PIECE  # one step alone takes that long: shorter pieces would only read more slowly
             fitting = int(len(piece) * _PIECE_SECONDS / taken) if taken > 0 else _LONGEST_PIECE
-            size = max(_SHORTEST_PIECE, min(_LONGEST_PIECE, fitting, size * 2))
+            size = max(shortest, min(_LONGEST_PIECE, fitting, size * 2))
