@@ -34,7 +34,7 @@ HOMES = {  # what nothing but these files, or the files below these folders, may
     "os.getenv": ("environment.py",),
     "time.sleep": ("chat.py",),
     "asyncio.sleep": ("chat.py",),
-    "base64": ("media.py",),
+    "base64": ("media/",),
     "print": ("cli/",),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
