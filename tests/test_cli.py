@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import re
@@ -13,19 +15,24 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from engine_models import EngineModels
 from llama_server import KEY, LlamaServers
 from slmclient import PhiClient, Reply, cli
 from slmclient.chat import Finish, Note, TextDelta
-from slmclient.cli import ask
+from slmclient.cli import ask, media, progress
+from slmclient.cli.media import Enclosed
 from slmclient.cli.terminal import footer
 from slmclient.drivers import fetch
 from slmclient.errors import BadRequestError, RateLimitError
+from slmclient.media import SentImage
 from slmclient.settings import VARIABLES
-from slmclient.testing import ScriptedDriver
+from slmclient.testing import FaultServer, ScriptedDriver
+from slmclient.testing.fault_server import whole
+from slmclient.testing.hooks import RED, SILENCE
 
 SLM = [sys.executable, "-m", "slmclient.cli"]
 JAPAN = ["--temperature", "0", "What is the capital of Japan?"]
@@ -94,6 +101,10 @@ def test_ask_takes_the_question_from_standard_input(arguments: list[str]) -> Non
     ("question", "stdin", "prompt"),
     [
         ("Why?", b"Because.\n", "Why?\n\nBecause.\n"),
+        ("Why?", b"BMW and ID3: RIFF", "Why?\n\nBMW and ID3: RIFF"),  # as pictures and sound may begin
+        ("Why?", b"GIF89a is a format" * 9, "Why?\n\n" + "GIF89a is a format" * 9),
+        ("Why?", b"BM" + "å".encode() * 40, "Why?\n\nBM" + "å" * 40),  # 64 bytes end within a letter
+        ("Why?", b"one\0two", "Why?\n\none\0two"),
         ("Why?", b" \n", "Why?"),
         (None, "blåbær".encode(), "blåbær"),
         ("-", b"\xef\xbb\xbfBecause.", "Because."),
@@ -107,11 +118,20 @@ def test_standard_input_goes_behind_the_question(
     file.write_bytes(stdin)
     with file.open(encoding="ascii") as stream:
         monkeypatch.setattr(sys, "stdin", stream)
-        assert ask.whole_prompt(question) == prompt
+        assert ask.whole_prompt(question) == (prompt, None)
 
 
 @pytest.mark.parametrize(
-    ("stdin", "message"), [(b"x" * (ask.MOST_INPUT + 1), "longer than 10 MB"), (b"\xff\xfe", "no UTF-8")]
+    ("stdin", "message"),
+    [
+        (b"x" * (ask.MOST_INPUT + 1), "longer than 10 MB"),
+        (b"\xff\xfe", "no UTF-8"),
+        (b"\0\0\0\x20ftypisom\xff", "no UTF-8.*A film goes into --video"),
+        (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "no UTF-8"),
+        (RED + bytes(media.MOST_PIPED), "picture or sound .* has more than 52,428,800 bytes"),
+        (SILENCE + bytes(media.MOST_PIPED), "picture or sound .* has more than 52,428,800 bytes"),
+    ],
+    ids=range(6),
 )
 def test_standard_input_that_is_no_prompt_is_refused(
     stdin: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -185,6 +205,10 @@ def test_the_same_command_asks_a_server_that_the_environment_names(llama_server:
         (["-p", "github", "hi"], "2026-07-30"),
         (["-m", "/nowhere.gguf", "hi"], "/nowhere.gguf"),
         (["--image", "/nowhere.png", "hi"], "/nowhere.png"),
+        (["--image", __file__, "hi"], f"{__file__!r} is no PNG"),
+        (["--audio", "/nowhere.wav", "hi"], "/nowhere.wav"),
+        (["--audio", __file__, "hi"], f"{__file__!r} is neither WAV nor MP3"),
+        (["--video", "/nowhere.mp4", "hi"], "local takes no images"),  # so the film does not matter
         (["--temperature", "3", "hi"], "temperature"),
         ([""], "empty"),
     ],
@@ -203,7 +227,8 @@ def test_debug_shows_the_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["frob"], ["ask", "--frob"], ["ask", "--max-tokens", "many", "hi"], ["chat", "x"]]
+    "arguments",
+    [["frob"], ["ask", "--frob"], ["ask", "--max-tokens", "many", "hi"], ["ask", "--frames", "3", "hi"], ["chat", "x"]],
 )
 def test_a_usage_error_has_a_code_of_its_own(arguments: list[str]) -> None:
     assert "Usage: slm" in slm(*arguments, code=2).stderr
@@ -229,6 +254,210 @@ def test_offline_without_the_model_says_what_to_do(tmp_path: Path) -> None:
     said = slm("ask", "hi", code=1, SLM_OFFLINE="1", SLM_CACHE=str(tmp_path))
     assert "slm pull --from" in said.stderr
     assert "Fetching" not in said.stderr
+
+
+# --- pictures, films and sound
+
+OLLAMA = {"model": "m", "message": {"role": "assistant", "content": "Red."}, "done": True, "done_reason": "stop"}
+OPENAI = {"choices": [{"message": {"role": "assistant", "content": "Red."}, "finish_reason": "stop"}]}
+
+
+@pytest.fixture
+def ollama(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """What stands for an Ollama server, and is asked by default: it says what came to it."""
+    with FaultServer(whole(200, OLLAMA)) as server:
+        for name, value in {"SLM_PROVIDER": "ollama", "SLM_MODEL": "m", "OLLAMA_HOST": server.url}.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def sent_to(server: FaultServer) -> tuple[str, list[bytes]]:
+    """Return the one question that came, and its pictures."""
+    (seen,) = server.seen
+    (message,) = json.loads(seen.body)["messages"]
+    return message["content"], [base64.b64decode(picture) for picture in message.get("images", [])]
+
+
+def file(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def bmp(colour: str) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(out, "BMP")
+    return out.getvalue()
+
+
+def film(path: Path) -> str:
+    """Write a second that is red and a second that is blue."""
+    import av
+    from PIL import Image
+
+    with av.open(str(path), "w") as made:
+        stream: Any = made.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(20):
+            picture = Image.new("RGB", (64, 48), "red" if number < 10 else "blue")
+            made.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        made.mux(stream.encode())
+    return str(path)
+
+
+def colours(picture: bytes) -> str:
+    from PIL import Image
+
+    red, _, blue = cast("tuple[int, int, int]", Image.open(io.BytesIO(picture)).convert("RGB").getpixel((5, 5)))
+    return "red" if red > blue else "blue"
+
+
+def test_ask_sends_pictures_in_their_order_that_of_standard_input_next_and_films_last(
+    ollama: FaultServer, tmp_path: Path
+) -> None:
+    first, second = file(tmp_path / "a.png", RED + b"1"), file(tmp_path / "b", RED + b"2")
+    movie = ["--video", film(tmp_path / "film.mp4"), "--frames", "2"]
+    said = slm("ask", "Which?", *movie, "--image", first, "--image", second, stdin=RED + b"3")
+    question, pictures = sent_to(ollama)
+    assert question == "Which?"
+    assert pictures[:3] == [RED + b"1", RED + b"2", RED + b"3"]
+    assert [colours(picture) for picture in pictures[3:]] == ["red", "blue"]
+    assert said.stdout == "Red.\n"
+    assert len(said.stderr.splitlines()) == 1, "nothing was changed, and nothing took long"
+
+
+def test_a_film_is_eight_pictures_where_nothing_else_is_said(ollama: FaultServer, tmp_path: Path) -> None:
+    slm("ask", "-q", "What happens?", "--video", film(tmp_path / "film.mp4"))
+    assert len(sent_to(ollama)[1]) == 8
+
+
+def test_text_from_standard_input_goes_with_pictures_too(ollama: FaultServer, tmp_path: Path) -> None:
+    slm("ask", "--image", file(tmp_path / "a.png", RED), stdin="Which colour?")
+    assert sent_to(ollama) == ("Which colour?", [RED])
+
+
+def test_a_picture_alone_is_no_question(ollama: FaultServer) -> None:
+    assert 'slm ask "What is in this?"' in slm("ask", stdin=RED, code=2).stderr
+    assert ollama.seen == []
+
+
+def test_a_picture_from_standard_input_may_be_longer_than_text(ollama: FaultServer) -> None:
+    large = RED + bytes(ask.MOST_INPUT)
+    slm("ask", "Which?", stdin=large)
+    assert sent_to(ollama)[1] == [large]
+
+
+def test_a_line_says_which_pictures_were_changed(ollama: FaultServer, tmp_path: Path) -> None:
+    picture = ["--image", file(tmp_path / "a.bmp", bmp("red"))]
+    first, _ = slm("ask", "Which?", *picture).stderr.splitlines()
+    assert first == "image 1: converted from image/bmp"
+    assert slm("ask", "-q", "Which?", *picture).stderr == ""
+    reply = Reply.model_validate_json(slm("ask", "--json", "Which?", *picture).stdout)
+    assert [(image.number, image.original_format, image.format) for image in reply.images] == [
+        (1, "image/bmp", "image/png")
+    ]
+
+
+def test_many_changed_pictures_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*changed: tuple[int, str, tuple[int, int] | None]) -> str:
+        notes = [
+            Note(
+                "image",
+                SentImage(
+                    number=number,
+                    original_format="image/png",
+                    original_size=(4000, 3000),
+                    original_bytes=2,
+                    format="image/png",
+                    size=size,
+                    bytes=1,
+                    changes=tuple(changes.split(", ")),
+                ),
+            )
+            for number, changes, size in changed
+        ]
+        footer(PhiClient(driver=ScriptedDriver([TextDelta("No."), *notes])).chat("Why?"))
+        line, _ = capsys.readouterr().err.splitlines()
+        return line
+
+    small = (400, 300)
+    assert told((2, "fetched, scaled down", small)) == "image 2: fetched, scaled down (4000 × 3000 to 400 × 300)"
+    assert told((1, "fetched", (4000, 3000))) == told((1, "fetched", None)) == "image 1: fetched"
+    film = [(number, "scaled down", small) for number in range(2, 10)]
+    assert told(*film) == "images 2 to 9: scaled down (4000 × 3000 to 400 × 300)"
+    assert told((1, "a", small), (2, "b", None), (4, "a", (1, 1))) == "2 images: a; image 2: b"
+    many = told(*((number, f"quality {number}", None) for number in range(1, 9)))
+    assert many == "image 1: quality 1; image 2: quality 2; image 3: quality 3; other images otherwise"
+
+
+def test_sound_goes_from_a_file_and_from_standard_input(tmp_path: Path) -> None:
+    sound = file(tmp_path / "q.wav", SILENCE)
+    with FaultServer(whole(200, OPENAI)) as server:
+        named = {"SLM_BASE_URL": f"{server.url}/v1", "SLM_MODEL": "m"}
+        slm("ask", "--json", "What is said?", "--audio", sound, stdin=b"ID3\x03\0\0", **named)
+        (seen,) = server.seen
+    text, *sounds = json.loads(seen.body)["messages"][0]["content"]
+    assert text["text"] == "What is said?"
+    assert [(each["type"], each["input_audio"]["format"]) for each in sounds] == [
+        ("input_audio", "wav"),
+        ("input_audio", "mp3"),
+    ]
+    assert base64.b64decode(sounds[0]["input_audio"]["data"]) == SILENCE
+
+
+def test_bad_pictures_sound_and_films_are_refused_before_a_model_is_fetched_or_asked(
+    ollama: FaultServer, tmp_path: Path
+) -> None:
+    bad = file(tmp_path / "bad", b"neither")
+    for option in ("--image", "--video", "--audio"):
+        said = slm("ask", "hi", option, bad, code=1)
+        assert re.fullmatch(r"Error: .+\n", said.stderr)
+        assert "bad" in said.stderr
+    assert ollama.seen == []
+    cache = {"SLM_PROVIDER": "local", "SLM_CACHE": str(tmp_path / "cache")}
+    slm("ask", "hi", "--image", file(tmp_path / "good.png", RED), code=1, **cache)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_long_film_says_how_far_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = Enclosed(videos=[film(tmp_path / "a [red] film.mp4")])
+    assert len(long.films(quiet=False)) == 8
+    assert capsys.readouterr().err == "", "it does not take long"
+    monkeypatch.setattr(progress, "_EVERY", 0)
+    long.films(quiet=True)
+    assert capsys.readouterr().err == ""
+    long.films(quiet=False)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(re.fullmatch(r"Reading a \[red\] film\.mp4: \d+%", line) for line in lines)
+    assert len(lines) > 2
+    assert lines[-1].endswith(": 100%")
+
+
+@posix
+def test_a_terminal_shows_a_bar_while_a_film_is_read(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    read = f"""
+from slmclient.cli import progress
+from slmclient.cli.media import Enclosed
+progress._EVERY = 0
+Enclosed(videos=[{film(tmp_path / "film.mp4")!r}]).films(quiet=False)
+"""
+    shown = terminal(command=[sys.executable, "-c", read])
+    shown.end()
+    assert re.search(r"Reading film\.mp4 .*100%", shown.shown)
+
+
+def test_an_engine_is_shown_a_picture_from_standard_input(engine_models: EngineModels, weights: Path) -> None:
+    """The real way: other pictures, other answers."""
+    options = json.dumps({"projector": str(engine_models("tiny_projector") / "projector.gguf")})
+    named = {"SLM_PROVIDER": "llamacpp", "SLM_MODEL": str(weights), "SLM_OPTIONS": options}
+    arguments = ("ask", "-q", "--temperature", "0", "--max-tokens", "20", "What is in this?")
+    red, blue = (slm(*arguments, stdin=bmp(colour), **named).stdout for colour in ("red", "blue"))
+    assert red.strip()
+    assert blue.strip()
+    assert red != blue
 
 
 # --- what ends it early
@@ -432,7 +661,10 @@ def test_a_terminal_shows_dimmed_what_the_model_thinks(terminal: Callable[..., T
 from slmclient import PhiClient
 from slmclient.chat import ReasoningDelta, TextDelta
 from slmclient.cli.terminal import Answer
-from slmclient.testing import ScriptedDriver
+from slmclient.media import SentImage
+from slmclient.testing import FaultServer, ScriptedDriver
+from slmclient.testing.fault_server import whole
+from slmclient.testing.hooks import RED, SILENCE
 driver = ScriptedDriver([ReasoningDelta("Let me "), ReasoningDelta("see."), TextDelta("Four.")])
 with PhiClient(driver=driver).stream("2 + 2?") as stream:
     Answer().show(stream, quiet=False)

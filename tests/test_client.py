@@ -32,7 +32,7 @@ from slmclient.errors import (
 )
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import whole
-from slmclient.testing.hooks import RED
+from slmclient.testing.hooks import RED, SILENCE
 from slmclient.testing.mode import MODES, Mode
 
 # --- one face for both clients, here and in other tests
@@ -220,7 +220,7 @@ async def test_stream_gives_the_same_reply_as_chat(face: Face) -> None:
 @both
 async def test_the_request_says_whether_pieces_are_wanted(face: Face) -> None:
     client = face.client("a", "b")
-    driver = client._driver.inner
+    driver = client._driver.inner.inner
     await face.done(client.chat("?"))
     async with face.opened(client.stream("?")) as stream:
         await face.text(stream)
@@ -421,6 +421,7 @@ async def test_strict_refuses_what_the_driver_lacks(face: Face) -> None:
 
 REFUSED: dict[Feature, tuple[Any, dict[str, Any]]] = {
     Feature.IMAGES: ("?", {"images": [RED]}),
+    Feature.AUDIO: ("?", {"audio": [SILENCE]}),
     Feature.TOOLS: ("?", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
     Feature.RESPONSE_FORMAT: ("?", {"response_format": {"type": "json_object"}}),
     Feature.PREFILL: ([Message.user("?"), Message.assistant("The")], {}),

@@ -1,5 +1,8 @@
 """The examples run as a reader would run them: as programs of their own, on real models, by environment alone."""
 
+import base64
+import io
+import json
 import os
 import re
 import subprocess
@@ -8,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from engine_models import EngineModels
 from llama_server import KEY, LlamaServers, RecordingProxy
 from ollama_server import OllamaServer
+from slmclient.testing import FaultServer
+from slmclient.testing.fault_server import whole
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TOKYO = "The capital of Japan is Tokyo."
@@ -235,6 +241,66 @@ def test_the_lessons_phi35_notebook_runs_on_any_engine(engine_models: EngineMode
         assert done.stdout.strip()
         assert f"({variables.get('SLM_PROVIDER', 'local')}, " in done.stderr
         assert "the same seed, the same answer: yes" in done.stderr
+
+
+ANSWER = "Here it is:\n```python\nprint('never run')\n```\nRun it."
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Path:
+    """A picture of a format that Ollama does not take."""
+    path = tmp_path / "chart.bmp"
+    Image.new("RGB", (64, 48), "steelblue").save(path)
+    return path
+
+
+def test_the_code_that_draws_a_chart_is_taken_from_the_answer(chart: Path) -> None:
+    message = {"role": "assistant", "content": ANSWER}
+    with FaultServer(whole(200, {"model": "m", "message": message, "done": True, "done_reason": "stop"})) as server:
+        done = run("chart_to_code.py", str(chart), SLM_PROVIDER="ollama", SLM_MODEL="m", OLLAMA_HOST=server.url)
+        (seen,) = server.seen
+    assert done.stdout == "print('never run')\n", done.stderr
+    assert done.stderr == "(image 1: converted from image/bmp)\n"
+    (asked,) = json.loads(seen.body)["messages"]
+    assert "Python code" in asked["content"]
+    (picture,) = asked["images"]
+    with Image.open(io.BytesIO(base64.b64decode(picture))) as sent:
+        assert (sent.format, sent.size) == ("PNG", (64, 48))
+
+
+def test_a_chart_and_an_answer_without_code(chart: Path, engine_models: EngineModels) -> None:
+    """A real model that sees, and makes nothing of it."""
+    done = run("chart_to_code.py", str(chart), SLM_PROVIDER="onnx", SLM_MODEL=str(engine_models("tiny_phi3v_onnx")))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("There is no Python code in the answer:\n"), done.stderr
+    assert len(done.stderr) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "Name a picture"),
+        (["/nowhere.png"], 1, "BadRequestError: The image '/nowhere.png' cannot be read"),
+        (["https://example.com/chart.png"], 1, "UnsupportedFeatureError: local takes no images here."),
+    ],
+)
+def test_a_chart_that_cannot_be_shown(arguments: list[str], code: int, message: str) -> None:
+    done = run("chart_to_code.py", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(message)
+
+
+def test_a_film_is_summarized_from_its_frames(engine_models: EngineModels) -> None:
+    done = run("video_summary.py", SLM_PROVIDER="transformers", SLM_MODEL=str(engine_models("tiny_llava")))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "(transformers, tiny_llava, 21 frames from 0.0 to 2.9 s)" in done.stderr
+
+
+def test_a_film_that_is_none() -> None:
+    done = run("video_summary.py", __file__)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("BadRequestError: The film "), done.stderr
 
 
 def test_errors_are_explained() -> None:

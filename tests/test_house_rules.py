@@ -19,8 +19,8 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     "drivers.registry settings destination dotenv_file environment given",
     DRIVERS,
     "drivers.apart drivers.base drivers.credential drivers.engine drivers.fetch drivers.http drivers.hub"
-    " drivers.prompt drivers.pump drivers.sdk drivers.sdk_lines drivers.sdk_route drivers.secret drivers.steps"
-    " drivers.transport",
+    " drivers.images drivers.opening drivers.prompt drivers.pump drivers.pumps drivers.sdk drivers.sdk_lines"
+    " drivers.sdk_route drivers.secret drivers.steps drivers.transport",
     "phi",
     "drivers.wire",
     "catalogue chat errors hosts media messages reply request",

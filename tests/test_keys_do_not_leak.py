@@ -236,7 +236,7 @@ def where(held: Held, error: BaseException | None, client: Any, records: Records
     places: dict[str, str] = {f"log record {number}": text for number, text in enumerate(records.texts)}
     kept = [("client", client)]
     if client is not None:
-        kept += [("retry", client._driver), ("driver", client._driver.inner), ("config", client._driver.config)]
+        kept += [("retry", client._driver), ("driver", client._driver.inner.inner), ("config", client._driver.config)]
     for each in errors_of(error) if error is not None else []:
         name = type(each).__name__
         kept.append((name, each))

@@ -97,7 +97,7 @@ def test_several_answers_are_written_at_once_where_that_was_asked_for(weights: P
             texts = iter(stream)
             next(texts)
             assert client.chat(JAPAN, temperature=0).text == TOKYO
-            assert stream._driver.inner._room._running, "the first is still being written"  # type: ignore[attr-defined]
+            assert stream._driver.inner.inner._room._running, "the first is still being written"  # type: ignore[attr-defined]
         texts_of_many: list[str] = []
         threads = [
             threading.Thread(target=lambda: texts_of_many.append(client.chat(JAPAN, temperature=0).text))
@@ -177,8 +177,8 @@ def test_nobody_forges_a_pictures_place_or_a_control_token(seeing: PhiClient) ->
 def test_what_is_no_picture_is_a_bad_request(seeing: PhiClient, client: PhiClient) -> None:
     with pytest.raises(BadRequestError):
         seeing.chat("What is this?", images=[b"\x89PNG\r\n\x1a\n junk"], max_tokens=2)
-    with pytest.raises(UnsupportedFeatureError, match="fetches no images"):
-        seeing.chat("What is this?", images=["https://example.com/a.png"], max_tokens=2)
+    with pytest.raises(BadRequestError, match="use https"):
+        seeing.chat("What is this?", images=["http://example.com/a.png"], max_tokens=2)
     with pytest.raises(UnsupportedFeatureError, match="takes no images"):
         client.chat("What is this?", images=[picture("red")], max_tokens=2)
     assert seeing.chat(JAPAN, temperature=0).text == TOKYO

@@ -430,7 +430,7 @@ from slmclient import PhiClient
 from slmclient.drivers.llamacpp import LlamaCppDriver
 client = PhiClient("llamacpp", sys.argv[1], options={"n_ctx": 256}, env_file=False)
 client.chat("Hi", max_tokens=1)
-address = client._driver.inner._room.engine._server.listening_address.rpartition("//")[2]
+address = client._driver.inner.inner._room.engine._server.listening_address.rpartition("//")[2]
 connection = http.client.HTTPConnection(address, timeout=10)
 body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
 for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):

@@ -185,8 +185,8 @@ def test_an_unknown_key_is_named() -> None:
         Message.from_openai({"role": "user", "contents": "a"})
 
 
-@pytest.mark.parametrize("kind", ["input_audio", "file", "video_url"])
-def test_a_part_that_nothing_carries_yet_is_an_unsupported_feature(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["audio_url", "file", "video_url"])
+def test_a_part_that_nothing_carries_is_an_unsupported_feature(kind: str) -> None:
     with pytest.raises(UnsupportedFeatureError, match=kind):
         Message.from_openai({"role": "user", "content": [{"type": kind, kind: {}}]})
 

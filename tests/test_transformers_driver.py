@@ -430,6 +430,19 @@ def test_a_model_for_text_takes_no_pictures(tiny_client: PhiClient) -> None:
         tiny_client.chat("What is it?", images=[picture(RED)])
 
 
+def test_many_pictures_are_cut_into_fewer_crops_each(seeing: dict[str, Path]) -> None:
+    """Phi-3.5-vision's processor has ``num_crops``; its own weights need code that is not tried here."""
+    with client_of(seeing["llava"]) as client:
+        client.warm_up()
+        driver: Any = client._driver.inner.inner  # type: ignore[attr-defined]
+        sight = driver._room.engine._eyes._processor.image_processor
+        sight.num_crops = 1
+        client.chat("What is it?", images=[picture(RED)], max_tokens=1)
+        assert sight.num_crops == 16
+        client.chat("What is it?", images=[picture(RED), picture(RED)], max_tokens=1)
+        assert sight.num_crops == 4
+
+
 # --- GGUF, loading
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from slmclient.drivers.azure.inference_client import AzureInferenceClientDriver
     from slmclient.drivers.openai.client import OpenAIClientDriver
     from slmclient.errors import SLMError
-    from slmclient.media import Image
+    from slmclient.media import Audio, Image
+    from slmclient.media.video import Video
     from slmclient.messages import Message, Text, ToolCall
     from slmclient.reply import Reply
     from slmclient.stream import AsyncReplyStream, ReplyStream
@@ -32,7 +33,9 @@ _HOMES = {
     "AsyncReplyStream": "stream",
     "AzureInferenceClientDriver": "drivers.azure.inference_client",
     "Conversation": "conversation",
+    "Audio": "media",
     "Image": "media",
+    "Video": "media.video",
     "Message": "messages",
     "OpenAIClientDriver": "drivers.openai.client",
     "PhiClient": "client",
@@ -48,6 +51,7 @@ __all__ = [
     "AsyncConversation",
     "AsyncPhiClient",
     "AsyncReplyStream",
+    "Audio",
     "AzureInferenceClientDriver",
     "Conversation",
     "Image",
@@ -60,6 +64,7 @@ __all__ = [
     "Text",
     "ToolCall",
     "Usage",
+    "Video",
 ]
 
 

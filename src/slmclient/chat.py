@@ -6,12 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
 from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
-from slmclient.media import Image
+from slmclient.media import SentImage
 from slmclient.messages import Message
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
@@ -25,8 +24,10 @@ class ChatOptions(TypedDict, total=False):
     """Portable name or the provider's own id; overrides the client's."""
     system: str | None
     """System message, put before the others."""
-    images: Sequence[Image | str | bytes | PathLike[str]] | None
-    """Pictures for the last user message: paths, URLs, bytes or `Image`."""
+    images: Sequence[Any] | None
+    """Pictures for the last user message: each an `Image`, or what one is made of (path, URL, bytes …); or a Video."""
+    audio: Sequence[Any] | None
+    """Sound for the last user message: each an `Audio`, a path or bytes."""
     temperature: float | None
     """Randomness, 0 to 2; 0 is greedy."""
     top_p: float | None
@@ -243,7 +244,7 @@ class Attempt(BaseModel):
     """Name of the error that ended it; None for the try that answered."""
 
 
-NoteKind = Literal["dropped", "converted", "attempt"]
+NoteKind = Literal["dropped", "converted", "attempt", "image"]
 
 
 @dataclass(slots=True)
@@ -251,7 +252,7 @@ class Note:
     """What drivers and wrappers tell the reply: left out, changed, tried. Never counts as an answer's first event."""
 
     kind: NoteKind
-    detail: str | Attempt
+    detail: str | Attempt | SentImage
 
 
 Event = Start | TextDelta | ReasoningDelta | ToolCallDelta | Usage | Finish | Note

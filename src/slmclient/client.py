@@ -15,6 +15,7 @@ from slmclient.drivers.base import Driver, admit
 from slmclient.drivers.secret import ApiKey, Secret
 from slmclient.errors import ConfigurationError, SLMError, bare
 from slmclient.given import Given
+from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.retry import RetryDriver
 from slmclient.reply import Reply
 from slmclient.request import Prompt, chat_request, unknown_name
@@ -52,6 +53,8 @@ class ClientOptions(TypedDict, total=False):
     """Refuse options that the provider lacks, instead of leaving them out."""
     insecure_http: bool
     """Let a key go over plain http to another machine."""
+    allow_private_urls: bool
+    """Fetch pictures also from private networks and over plain http, where a provider takes no addresses itself."""
     options: Mapping[str, Any] | None
     """The driver's own settings, such as ``n_ctx`` or an Azure ``deployment``."""
     driver: Driver | None
@@ -83,6 +86,7 @@ class _Client:
             ConfigurationError: Settings that cannot work together, or would send a key where it does not belong.
         """
         driver = options.pop("driver", None)
+        allow_private_urls = options.pop("allow_private_urls", False)
         settings, failure = _settled(provider, model, api_key, options, driver)
         del api_key, options  # a traceback shows the locals of its frames: from here on none holds a key as text
         if failure is not None:
@@ -91,7 +95,9 @@ class _Client:
         self._owns_driver = driver is None
         self._strict = settings.strict
         self._timeout, self._deadline = settings.timeout, settings.deadline
-        self._driver = RetryDriver(driver or registry.new_driver(settings.driver), settings.max_retries)
+        inner = driver or registry.new_driver(settings.driver)
+        fitting = FittingDriver(inner, allow_private_urls=allow_private_urls)
+        self._driver = RetryDriver(fitting, settings.max_retries)
         self._closed = False
 
     @property

@@ -69,12 +69,15 @@ class _Turns:
             raise BadRequestError("A saved conversation has its own system message: load it without system=.")
         file = Path(path)
         try:
-            if file.stat().st_size > _LARGEST:
-                raise BadRequestError(f"{file} is too large to be a saved conversation.")
-            saved = SavedConversation.model_validate_json(file.read_bytes())
+            too_large = file.stat().st_size > _LARGEST
+            content = b"" if too_large else file.read_bytes()
         except OSError as error:
             raise BadRequestError(f"{file} cannot be read: {error.strerror or error}.") from None
-        except ValidationError:
+        if too_large:
+            raise BadRequestError(f"{file} is too large to be a saved conversation.")
+        try:
+            saved = SavedConversation.model_validate_json(content)
+        except (ValidationError, BadRequestError):
             raise BadRequestError(f"{file} is no conversation that save() wrote.") from None
         self._messages = list(saved.messages)
 
@@ -83,7 +86,10 @@ class _Turns:
         merged: ChatOptions = {**self._options, **options}
         if merged.get("system") is not None:
             raise BadRequestError("A conversation's system message is set when it is made: conversation(system=…).")
-        return [*self._messages, turn(prompt, merged.pop("images", None))], merged
+        asked = [*self._messages, turn(prompt, merged)]
+        merged.pop("images", None)
+        merged.pop("audio", None)
+        return asked, merged
 
     def _remember(self, asked: list[Message], reply: Reply) -> None:
         if reply.finish_reason not in ("cancelled", "error"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 from pydantic_core import from_json
 
 from slmclient.errors import BadRequestError, UnsupportedFeatureError
-from slmclient.media import Image
+from slmclient.media import Audio, Image
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -27,7 +27,14 @@ class Text(BaseModel):
     text: str
 
 
-Part = Annotated[Text | Image, Field(discriminator="type")]
+def _kind(part: Any) -> Any:
+    return part.get("type") if isinstance(part, dict) else getattr(part, "type", None)  # pyright: ignore
+
+
+Part = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[Image, Tag("image")] | Annotated[Audio, Tag("audio")],
+    Discriminator(_kind),
+]
 
 
 class ToolCall(BaseModel):
@@ -77,9 +84,9 @@ class Message(BaseModel):
         return cls(role="system", content=text)
 
     @classmethod
-    def user(cls, text: str, *images: Image) -> Message:
-        """Return a user message: text, and pictures after it."""
-        return cls(role="user", content=(Text(text=text), *images) if images else text)
+    def user(cls, text: str, *media: Image | Audio) -> Message:
+        """Return a user message: text, and pictures and sound after it."""
+        return cls(role="user", content=(Text(text=text), *media) if media else text)
 
     @classmethod
     def assistant(cls, text: str) -> Message:
@@ -103,6 +110,11 @@ class Message(BaseModel):
         """The pictures among the parts."""
         return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, Image))
 
+    @property
+    def audio(self) -> tuple[Audio, ...]:
+        """The sound among the parts."""
+        return () if isinstance(self.content, str) else tuple(p for p in self.content if isinstance(p, Audio))
+
     @classmethod
     def from_openai(cls, message: Mapping[str, Any]) -> Message:
         """Return the message that an OpenAI-shaped dict describes.
@@ -113,7 +125,7 @@ class Message(BaseModel):
 
         Raises:
             BadRequestError: An unknown role, key or part; the message names it.
-            UnsupportedFeatureError: A kind of part that slmclient cannot carry yet, such as ``input_audio``.
+            UnsupportedFeatureError: A kind of part that slmclient cannot carry, such as ``video_url``.
         """
         fields = dict(message)
         role = fields.pop("role", None)
@@ -162,7 +174,7 @@ def validated(model: type[_Model], **fields: Any) -> _Model:
         raise BadRequestError(f"Bad {model.__name__.lower()}: {where}: {first['msg']}.") from None
 
 
-def _content_from_openai(content: Any) -> str | tuple[Text | Image, ...]:
+def _content_from_openai(content: Any) -> str | tuple[Text | Image | Audio, ...]:
     if content is None:
         return ""
     if isinstance(content, str):
@@ -174,8 +186,8 @@ def _content_from_openai(content: Any) -> str | tuple[Text | Image, ...]:
     return tuple(_part_from_openai(part) for part in cast("Iterable[Any]", content))
 
 
-def _part_from_openai(part: Any) -> Text | Image:
-    if isinstance(part, (Text, Image)):
+def _part_from_openai(part: Any) -> Text | Image | Audio:
+    if isinstance(part, (Text, Image, Audio)):
         return part
     if isinstance(part, str):
         return Text(text=part)
@@ -189,9 +201,13 @@ def _part_from_openai(part: Any) -> Text | Image:
             {"url": inner} if not isinstance(inner, Mapping) else cast("Mapping[str, Any]", inner)
         )
         return validated(Image, url=fields.get("url"), detail=fields.get("detail"))
-    if kind in ("input_audio", "audio_url", "video_url", "file"):
+    if kind == "input_audio":
+        inner = shape.get("input_audio")
+        sound: Mapping[str, Any] = cast("Mapping[str, Any]", inner) if isinstance(inner, Mapping) else {}
+        return validated(Audio, data=sound.get("data"), format=sound.get("format"))
+    if kind in ("audio_url", "video_url", "file"):
         raise UnsupportedFeatureError(f"Message parts of type {kind!r} are not supported.")
-    raise BadRequestError(f"Unknown message part {kind!r}: use 'text' or 'image_url', or Text and Image.")
+    raise BadRequestError(f"Unknown message part {kind!r}: use 'text', 'image_url' or 'input_audio'.")
 
 
 def _listed(calls: Any) -> list[Any]:
@@ -200,9 +216,11 @@ def _listed(calls: Any) -> list[Any]:
     raise BadRequestError(f"A message's tool_calls is a list, not {type(calls).__name__}.")
 
 
-def _part_to_openai(part: Text | Image) -> dict[str, Any]:
+def _part_to_openai(part: Text | Image | Audio) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
+    if isinstance(part, Audio):
+        return {"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}}
     url = {"url": part.url} if part.detail is None else {"url": part.url, "detail": part.detail}
     return {"type": "image_url", "image_url": url}
 

@@ -21,6 +21,7 @@ from slmclient.chat import (
     ToolCallDelta,
     Usage,
 )
+from slmclient.media import SentImage
 from slmclient.messages import Message, ToolCall
 
 _FENCE = re.compile(
@@ -61,6 +62,8 @@ class Reply(BaseModel):
     """Options that this driver lacks and that were left out."""
     converted: tuple[str, ...] = ()
     """What was sent differently from how it was written, in words."""
+    images: tuple[SentImage, ...] = ()
+    """The pictures that were not sent as they were: scaled down, fetched, of another format."""
     timing: Timing = Timing()
     raw: Any = None
     """The provider's whole body; of a stream, the frame that ended it."""
@@ -193,6 +196,7 @@ class ReplyBuilder:
             attempts=tuple(note.detail for note in self._notes if isinstance(note.detail, Attempt)),
             dropped=self._details("dropped"),
             converted=self._details("converted"),
+            images=tuple(note.detail for note in self._notes if isinstance(note.detail, SentImage)),
             timing=Timing(
                 first_token=None if self._first is None else self._first - self._began,
                 total=time.monotonic() - self._began,

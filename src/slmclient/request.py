@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from slmclient.chat import KNOBS, Cancellation, ChatOptions, ChatRequest
 from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
-from slmclient.media import Image, as_image
+from slmclient.media import Audio, Image, as_audio, as_image
 from slmclient.messages import Message, Text
 
 Prompt = str | Message | Sequence[Message | Mapping[str, Any]]
@@ -179,8 +179,7 @@ def _messages(prompt: Prompt, given: Mapping[str, Any]) -> tuple[Message, ...]:
         if any(message.role == "system" for message in messages):
             raise BadRequestError("system= was given, and the messages hold a system message too: use one of them.")
         messages.insert(0, Message.system(_text("system", given["system"])))
-    if given.get("images"):
-        _attach(messages, given["images"])
+    _attach(messages, given)
     _check_turns(messages)
     return tuple(messages)
 
@@ -209,34 +208,43 @@ def _text(name: str, value: object) -> str:
     raise BadRequestError(f"{name} is a str, not {type(value).__name__}.")
 
 
-def _attach(messages: list[Message], images: object) -> None:
-    if isinstance(images, (str, bytes, Image)) or not isinstance(images, Sequence):
-        raise BadRequestError("images is a list: images=[…].")
-    pictures = [as_image(image) for image in cast("Sequence[Any]", images)]
-    for position in range(len(messages) - 1, -1, -1):
+def _attach(messages: list[Message], given: Mapping[str, Any]) -> None:
+    """Put the options ``images`` and ``audio`` into the last turn of the user's."""
+    media: list[Image | Audio] = [as_image(image) for image in _several("images", given.get("images"))]
+    media += [as_audio(sound) for sound in _several("audio", given.get("audio"))]
+    for position in range(len(messages) - 1 if media else -1, -1, -1):
         message = messages[position]
         if message.role == "user":
             parts = (Text(text=message.content),) if isinstance(message.content, str) else message.content
             kept = tuple(part for part in parts if not (isinstance(part, Text) and not part.text))
-            messages[position] = message.model_copy(update={"content": (*kept, *pictures)})
+            messages[position] = message.model_copy(update={"content": (*kept, *media)})
             return
 
 
-def turn(prompt: object, images: object) -> Message:
-    """Return the message of one turn of a conversation, with pictures.
+def _several(name: str, given: object) -> Sequence[Any]:
+    if given is None:
+        return ()
+    if isinstance(given, Sequence) and not isinstance(given, (str, bytes, bytearray, memoryview)):
+        return cast("Sequence[Any]", given)
+    raise BadRequestError(f"{name} is a list: {name}=[…].")
+
+
+def turn(prompt: object, given: Mapping[str, Any]) -> Message:
+    """Return the message of one turn of a conversation, with its pictures and sound.
+
+    Args:
+        prompt: A str or a Message.
+        given: The options of the call, ``images`` and ``audio`` among them.
 
     Raises:
         BadRequestError: It is neither text nor a Message, or pictures were given for a turn that is not the user's.
     """
     if not isinstance(prompt, (str, Message)):
         raise BadRequestError(f"A turn is a str or a Message, not {type(prompt).__name__}.")
-    message = _message(prompt)
-    if images is None or images == ():
-        return message
-    if message.role != "user":
-        raise BadRequestError("images= goes with a turn of the user's.")
-    turns = [message]
-    _attach(turns, images)
+    turns = [_message(prompt)]
+    if turns[0].role != "user" and (given.get("images") or given.get("audio")):
+        raise BadRequestError("images= and audio= go with a turn of the user's.")
+    _attach(turns, given)
     return turns[0]
 
 
@@ -244,9 +252,13 @@ def _check_turns(messages: Sequence[Message]) -> None:
     users = [message for message in messages if message.role == "user"]
     if not users:
         raise BadRequestError("There is no user turn: a prompt needs at least one message with role 'user'.")
-    if not any(message.text.strip() or message.images for message in users):
+    if not any(message.text.strip() or message.images or message.audio for message in users):
         raise BadRequestError("The prompt is empty.")
     for message in messages:
+        for image in message.images:
+            image.check()
+        for sound in message.audio:
+            sound.check()
         try:
             message.text.encode()
         except UnicodeEncodeError:

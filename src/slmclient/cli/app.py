@@ -22,6 +22,7 @@ _EPILOG = """\b
 Examples:
   slm ask "What is the capital of Japan?"
   slm ask "Summarise this" < notes.txt
+  slm ask "What is in this?" --image photo.jpg
   slm ask -p nvidia:phi-4-mini -s "Be brief" "What is a monad?"
   slm chat
   slm pull phi-4-mini
@@ -150,23 +151,39 @@ def ask(
     image: Annotated[
         list[str] | None, typer.Option(metavar="PATH", help="A picture: path or address. May be repeated.")
     ] = None,
+    video: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="A film: some of its frames. May be repeated.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(metavar="N", help="How many frames of each film; else 8.")] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Sound: a WAV or MP3 file. May be repeated.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Ask one question.
 
-    The answer is written while it comes. Standard input, where there is any, is put behind the question:
+    The answer is written while it comes. Standard input, where there is any, goes with the question: text behind it,
+    or a picture or sound beside it.
+
+    \b
     slm ask "Summarise this" < notes.txt
+    slm ask "What is in this?" < photo.jpg
+    slm ask "What happens here?" --video film.mp4 --frames 12
     """
     from slmclient.chat import ChatOptions
-    from slmclient.cli import ask
+    from slmclient.cli import ask, media
 
-    prompt = ask.whole_prompt(question)
+    if frames is not None and not video:
+        raise typer.BadParameter("Name a film with --video.", param_hint="--frames")
+    prompt, piped = ask.whole_prompt(question)
+    enclosed = media.Enclosed(image or (), video or (), frames, audio or (), piped)
     if prompt is None:
-        raise typer.BadParameter('Give a question: slm ask "What is the capital of Japan?"', param_hint="QUESTION")
-    options = ChatOptions(system=system, max_tokens=max_tokens, temperature=temperature, images=image or None)
-    ask.run(prompt, options, provider=provider, model=model, as_json=json, quiet=quiet)
+        asking = "What is in this?" if enclosed else "What is the capital of Japan?"
+        raise typer.BadParameter(f'Give a question: slm ask "{asking}"', param_hint="QUESTION")
+    options = ChatOptions(system=system, max_tokens=max_tokens, temperature=temperature)
+    ask.run(prompt, options, enclosed, provider=provider, model=model, as_json=json, quiet=quiet)
 
 
 @app.command()

@@ -7,52 +7,81 @@ import sys
 import threading
 
 from slmclient.chat import ChatOptions
+from slmclient.cli import media
+from slmclient.cli.media import Enclosed
 from slmclient.cli.terminal import Answer, footer, is_terminal, say
 from slmclient.cli.weights import prepare
 from slmclient.client import PhiClient
 from slmclient.errors import BadRequestError
+from slmclient.media import Audio, Image
 from slmclient.reply import Reply
 
 MOST_INPUT = 10_000_000
-"""Standard input longer than this is refused (bytes)."""
+"""Text from standard input that is longer is refused (bytes)."""
 
 _PATIENCE = 2.0  # seconds of waiting for standard input until we say so
 
 
-def whole_prompt(question: str | None) -> str | None:
-    """Return the question with standard input behind it; None where there is neither."""
+def whole_prompt(question: str | None) -> tuple[str | None, Image | Audio | None]:
+    """Return the question with standard input behind it, or None where there is neither; and its picture or sound."""
     given = not is_terminal(sys.stdin) or question == "-"
-    piped = _standard_input() if given else ""
+    content = _standard_input() if given else b""
+    found = media.piped_media(content)
+    piped = "" if found else _text(content)
     if question in (None, "-"):
-        return piped if piped.strip() else None
-    return f"{question}\n\n{piped}" if piped.strip() else question
+        return piped if piped.strip() else None, found
+    return f"{question}\n\n{piped}" if piped.strip() else question, found
 
 
-def _standard_input() -> str:
+def _standard_input() -> bytes:
     if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # closed by the caller: <&-
-        return ""
+        return b""
     hint = threading.Timer(_PATIENCE, say, ["Waiting for standard input to end. If there is none: < /dev/null"])
     hint.daemon = True
     if not is_terminal(sys.stdin):
         hint.start()
     try:
         content = sys.stdin.buffer.read(MOST_INPUT + 1)
+        if len(content) > MOST_INPUT and media.is_media(content):
+            content += sys.stdin.buffer.read(media.MOST_PIPED - MOST_INPUT)
     finally:
         hint.cancel()
-    if len(content) > MOST_INPUT:
+    if len(content) > media.MOST_PIPED:
+        raise BadRequestError(
+            f"The picture or sound on standard input has more than {media.MOST_PIPED:,} bytes. Make it smaller."
+        )
+    if len(content) > MOST_INPUT and not media.is_media(content):
         raise BadRequestError(f"Standard input is longer than {MOST_INPUT // 1_000_000} MB, which no model can read.")
+    return content
+
+
+def _text(content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise BadRequestError("Standard input is no UTF-8 text. A picture goes into --image.") from None
+        raise BadRequestError(
+            "Standard input is no UTF-8 text, and neither a PNG, JPEG, GIF, WebP or BMP picture nor WAV or MP3 sound. "
+            "A film goes into --video."
+        ) from None
 
 
 def run(
-    prompt: str, options: ChatOptions, *, provider: str | None, model: str | None, as_json: bool, quiet: bool
+    prompt: str,
+    options: ChatOptions,
+    enclosed: Enclosed,
+    *,
+    provider: str | None,
+    model: str | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Ask, and write the answer."""
     client = PhiClient(provider, model)
+    images = enclosed.pictures()
+    options["audio"] = enclosed.sounds()
+    options["images"] = [*images, media.STAND_IN] if enclosed.videos else images
     client.stream(prompt, **options)  # never begun: bad input is an error before a model is fetched
+    options["images"] = [*images, *enclosed.films(quiet=quiet)]
     prepare(client, provider, model, quiet=quiet)
     if as_json:
         print(_json(client.chat(prompt, **options)))

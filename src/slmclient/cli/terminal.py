@@ -7,6 +7,7 @@ characters. Colour only on a terminal, and not where NO_COLOR is set.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Literal
 
 from slmclient.chat import ReasoningDelta, TextDelta
@@ -14,6 +15,7 @@ from slmclient.chat import ReasoningDelta, TextDelta
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from slmclient.media import SentImage
     from slmclient.reply import Reply
     from slmclient.stream import ReplyStream
 
@@ -25,6 +27,7 @@ _ENDINGS = {
     "cancelled": "stopped",
     "error": "broken off",
 }
+_MOST_CHANGES = 3  # told of pictures, in the one line
 
 
 class Answer:
@@ -36,7 +39,7 @@ class Answer:
 
     def write(self, text: str) -> None:
         """Write the next piece, at once."""
-        sys.stdout.write(text.translate(_CONTROL) if self._shown else text)
+        sys.stdout.write(printable(text) if self._shown else text)
         sys.stdout.flush()
         self._mid_line = not text.endswith("\n")
 
@@ -83,20 +86,25 @@ def console(*, error: bool = True) -> Console:
     return Plain(None) if made.no_color else made  # rich leaves bold and dim on where NO_COLOR is set
 
 
+def printable(text: str) -> str:
+    """Return text without what could move the cursor, set the title, or worse."""
+    return text.translate(_CONTROL)
+
+
 def say(text: str, *, style: str | None = None, end: str = "\n") -> None:
     """Write to standard error."""
-    console().print(text.translate(_CONTROL), style=style, end=end)
+    console().print(printable(text), style=style, end=end)
 
 
 def complain(error: Exception) -> None:
     """Write an error to standard error."""
     from rich.text import Text
 
-    console().print(Text.assemble(("Error: ", "bold red"), str(error).translate(_CONTROL)))
+    console().print(Text.assemble(("Error: ", "bold red"), printable(str(error))))
 
 
 def footer(reply: Reply) -> None:
-    """Say in one line who answered, how much and how fast; and what was not as asked."""
+    """Say in one line who answered, how much and how fast, and what was not as asked; before it, of pictures."""
     count = reply.usage.output_tokens
     about = "about " if reply.usage.estimated else ""
     parts = [
@@ -112,4 +120,34 @@ def footer(reply: Reply) -> None:
     if reply.dropped:
         parts.append(f"left out: {', '.join(reply.dropped)}")
     parts.extend(reply.converted)
+    if reply.images:
+        say(_changed(reply.images), style="dim")
     say(" · ".join(part for part in parts if part), style="dim")
+
+
+def _changed(images: Sequence[SentImage]) -> str:
+    """Return in one line which pictures were not sent as they were, and what was done to them."""
+    alike: dict[str, list[SentImage]] = {}
+    for image in images:
+        alike.setdefault(", ".join(image.changes), []).append(image)
+    parts = [f"{_numbers(those)} {changes}{_sizes(those)}" for changes, those in alike.items()]
+    more = len(parts) - _MOST_CHANGES
+    return "; ".join(parts[:_MOST_CHANGES]) + ("; other images otherwise" if more > 0 else "")
+
+
+def _numbers(images: Sequence[SentImage]) -> str:
+    numbers = [image.number for image in images]
+    if len(numbers) == 1:
+        return f"image {numbers[0]}:"
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"images {numbers[0]} to {numbers[-1]}:"
+    return f"{len(numbers)} images:"
+
+
+def _sizes(images: Sequence[SentImage]) -> str:
+    """Return from which size to which, where that is one for all of them."""
+    both = {(image.original_size, image.size) for image in images}
+    before, after = both.pop()
+    if both or before is None or after is None or before == after:
+        return ""
+    return f" ({before[0]} × {before[1]} to {after[0]} × {after[1]})"

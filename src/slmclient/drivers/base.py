@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slmclient.chat import KNOBS, ChatRequest, Event, Note
 from slmclient.errors import ConfigurationError, UnsupportedFeatureError, UnsupportedParameterError
+from slmclient.media import ANY_IMAGE, ImageLimits
 from slmclient.request import unknown_name
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Feature(Enum):
     """What a driver can say to its provider, beyond text. Whether a model understands it is another matter."""
 
     IMAGES = "images"
+    AUDIO = "audio"
     TOOLS = "tools"
     RESPONSE_FORMAT = "response_format"
     PREFILL = "prefill"
@@ -58,6 +60,8 @@ class DriverInfo:
     features: frozenset[Feature] = frozenset()
     knobs: frozenset[str] = frozenset(KNOBS)
     """The sampling options it can say."""
+    images: ImageLimits = ANY_IMAGE
+    """What it takes of pictures; what does not fit is made to fit before it gets them."""
     default_model: str | None = None
     state: str = "active"
     """What a person should know of the service today, in a few words."""
@@ -144,6 +148,10 @@ class Driver:
         """What the provider lets this key do, where it says so beforehand."""
         return None
 
+    def image_limits(self, request: ChatRequest) -> ImageLimits:
+        """Return what is taken of the pictures of a call; by default what its info says."""
+        return self.info.images
+
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""
         raise NotImplementedError(f"{type(self).__name__} has no events()")
@@ -224,6 +232,7 @@ def admit(driver: Driver, request: ChatRequest, *, strict: bool = False) -> tupl
     """
     wanted = {
         Feature.IMAGES: any(message.images for message in request.messages),
+        Feature.AUDIO: any(message.audio for message in request.messages),
         Feature.TOOLS: bool(request.tools) or any(m.role == "tool" or m.tool_calls for m in request.messages),
         Feature.RESPONSE_FORMAT: request.response_format is not None,
         Feature.PREFILL: request.prefill is not None,
@@ -248,6 +257,10 @@ def admit(driver: Driver, request: ChatRequest, *, strict: bool = False) -> tupl
 
 _UNSUPPORTED = {
     Feature.IMAGES: "{name} takes no images here. Use a provider and model with vision, or leave them out.",
+    Feature.AUDIO: (
+        "{name} takes no sound here. Phi-4-multimodal does, behind azure, nvidia or a server of its own (openai); "
+        "elsewhere transcribe it first."
+    ),
     Feature.TOOLS: "{name} takes no tools here. Use a hosted provider that does, or describe the tools in the prompt.",
     Feature.RESPONSE_FORMAT: "{name} takes no response_format here. Ask for the format in the prompt.",
     Feature.PREFILL: (

@@ -74,7 +74,7 @@ class GitHubDriver(HttpDriver):
         name="github",
         title="GitHub Models",
         docs="providers/github.md",
-        features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         default_model="phi-4-mini",
         state="hosted service retired 2026-07-30; works with a base_url",
         hosted=True,

@@ -9,7 +9,6 @@ I/O.
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -20,6 +19,7 @@ from pydantic_core import from_json
 from slmclient import catalogue
 from slmclient.chat import KNOBS, ChatRequest, Event, answers
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
+from slmclient.drivers.pumps import Pumps
 from slmclient.drivers.steps import (
     DRAIN,
     READ,
@@ -50,9 +50,7 @@ from slmclient.errors import (
 from slmclient.hosts import is_loopback, matches
 
 if TYPE_CHECKING:
-    import asyncio
-
-    from slmclient.drivers.pump import AsyncPump, SyncPump
+    from slmclient.drivers.pump import SyncPump
     from slmclient.drivers.transport import Route
 
 
@@ -83,8 +81,7 @@ class HttpDriver(Driver):
         """What the base URL's own query says; it goes with every request."""
         self._model_served: str | None = None
         self._closed = False
-        self._sync: SyncPump | None = None
-        self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPump] = weakref.WeakKeyDictionary()
+        self._pumps = Pumps(self.name, self.route)
 
     # --- what a subclass may change
 
@@ -315,29 +312,14 @@ class HttpDriver(Driver):
             yield from events
 
     def _sync_pump(self) -> SyncPump:
-        if self._sync is None:
-            from slmclient.drivers.pump import SyncPump
-
-            self._sync = SyncPump(self.name, self.route())
-        return self._sync
+        return self._pumps.sync()
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio."""
         self._check_open()
-        async with aclosing(self._async_pump().run(self.flow(request), request)) as events:
+        async with aclosing(self._pumps.asynchronous().run(self.flow(request), request)) as events:
             async for event in events:
                 yield event
-
-    def _async_pump(self) -> AsyncPump:
-        import asyncio
-
-        loop = asyncio.get_running_loop()
-        pump = self._async.get(loop)
-        if pump is None:
-            from slmclient.drivers.pump import AsyncPump
-
-            pump = self._async[loop] = AsyncPump(self.name, self.route())
-        return pump
 
     def warming(self, request: ChatRequest) -> Steps:
         """Yield the commands that have a server load its model; by default there are none."""
@@ -354,7 +336,7 @@ class HttpDriver(Driver):
         """`warm_up`, for asyncio."""
         self._check_open()
         request = _unasked(deadline)
-        async for _ in self._async_pump().run(self.warming(request), request):
+        async for _ in self._pumps.asynchronous().run(self.warming(request), request):
             pass
 
     def _check_open(self) -> None:
@@ -364,17 +346,12 @@ class HttpDriver(Driver):
     def close(self) -> None:
         """Close idle connections, and those in use when their calls end."""
         self._closed = True
-        if self._sync is not None:
-            self._sync.close()
+        self._pumps.close()
 
     async def aclose(self) -> None:
         """`close`, for asyncio."""
-        import asyncio
-
-        self.close()
-        pump = self._async.pop(asyncio.get_running_loop(), None)
-        if pump is not None:
-            await pump.aclose()
+        self._closed = True
+        await self._pumps.aclose()
 
 
 def _unasked(seconds: float) -> ChatRequest:

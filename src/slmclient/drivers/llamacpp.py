@@ -35,6 +35,7 @@ from slmclient.drivers.prompt import Prompt, Template
 from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect
 from slmclient.errors import BadRequestError, EngineError, MissingDependencyError, SLMError
+from slmclient.media import ImageLimits
 
 CONTEXT = 4096
 """Default of the option n_ctx, where the model was trained with that much (tokens)."""
@@ -203,6 +204,7 @@ class LlamaCppDriver(ModelDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="llamacpp",
         title="llama.cpp",
+        images=ImageLimits(("image/png", "image/jpeg", "image/gif", "image/bmp"), urls=False),  # what stb_image reads
         docs="engines/llamacpp.md",
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
         extra="llamacpp",

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, cast
 
 from slmclient.chat import ChatRequest, Event, Finish
-from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait
+from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait, Work
 from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
 from slmclient.errors import SLMError, bare
 
@@ -23,14 +23,20 @@ DRAINING = 0.25
 
 
 class _Pump:
-    """What both pumps share: the free list."""
+    """What both pumps share: the free list.
 
-    def __init__(self, provider: str, route: Route) -> None:
+    Args:
+        provider: For errors.
+        route: How requests go out.
+        keep: Whether connections are kept for other calls.
+    """
+
+    def __init__(self, provider: str, route: Route, *, keep: bool = True) -> None:
         self._provider = provider
         self._route = route
         self._lock = threading.Lock()
         self._idle: list[Any] = []
-        self._closed = False
+        self._closed = not keep
 
     def idle_line(self, origin: str) -> Any:
         """Return an idle connection to that scheme, host and port, or None."""
@@ -64,6 +70,14 @@ class _Pump:
         """Return the error for a call whose time is over."""
         return deadline_passed(self._provider) if request.remaining() <= 0 else None
 
+    def begun(self, step: Any, line: Line, request: ChatRequest) -> None:
+        """Note on the connection what a command asks of it."""
+        if isinstance(step, HttpRequest):
+            line.url, line.latest = step.url, step.until
+        line.until = min(request.deadline_at, line.latest)
+        if step is DRAIN:
+            line.until = min(line.until, time.monotonic() + DRAINING)
+
     def next_step(self, steps: Steps, result: Any, failure: SLMError | None, request: ChatRequest) -> Any:
         """Return the flow's next command, after the result of the last one."""
         if request.cancellation.cancelled:
@@ -76,8 +90,12 @@ def _origin(url: str) -> str:
     return "/".join(url.split("/", 3)[:3])
 
 
-def _until(step: Any, request: ChatRequest) -> float:
-    return request.deadline_at if step is not DRAIN else min(request.deadline_at, time.monotonic() + DRAINING)
+def _worked(step: Work) -> tuple[Any, SLMError | None]:
+    """Return what a computation gave, or the error that it ended with."""
+    try:
+        return step.call(), None
+    except SLMError as error:
+        return None, error
 
 
 def _nothing() -> None:
@@ -112,6 +130,10 @@ class SyncPump(_Pump):
                     request.cancellation.sleep(min(step.seconds, request.remaining()))
                     step = self.next_step(steps, None, self.too_late(request), request)
                     continue
+                if isinstance(step, Work):
+                    result, broken = _worked(step)
+                    step = self.next_step(steps, result, broken or self.too_late(request), request)
+                    continue
                 if isinstance(step, HttpRequest) and (line is None or line.origin != _origin(step.url)):
                     if line is not None:
                         forget()
@@ -145,11 +167,10 @@ class SyncPump(_Pump):
         failure = self.too_late(request)
         if failure is None:
             try:
-                line.until = _until(step, request)
+                self.begun(step, line, request)
                 if isinstance(step, Read):
                     result = line.read()
                 else:
-                    line.url = step.url
                     result = line.send(self._route.outgoing(step, request, line.note))
             except Exception as error:
                 failure = self._route.failure(error, line, request)
@@ -168,6 +189,8 @@ class AsyncPump(_Pump):
 
     async def run(self, steps: Steps, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
+        import asyncio  # here only where it runs already
+
         line: Any = None
         forget: Callable[[], None] = _nothing
         failure: SLMError | None = None
@@ -184,6 +207,10 @@ class AsyncPump(_Pump):
                 if isinstance(step, Wait):
                     await request.cancellation.async_sleep(min(step.seconds, request.remaining()))
                     step = self.next_step(steps, None, self.too_late(request), request)
+                    continue
+                if isinstance(step, Work):
+                    result, broken = await asyncio.to_thread(_worked, step)
+                    step = self.next_step(steps, result, broken or self.too_late(request), request)
                     continue
                 if isinstance(step, HttpRequest) and (line is None or line.origin != _origin(step.url)):
                     if line is not None:
@@ -218,11 +245,10 @@ class AsyncPump(_Pump):
         failure = self.too_late(request)
         if failure is None:
             try:
-                line.until = _until(step, request)
+                self.begun(step, line, request)
                 if isinstance(step, Read):
                     result = await line.read()
                 else:
-                    line.url = step.url
                     result = await line.send(await self._route.aoutgoing(step, request, line.note))
             except Exception as error:
                 failure = self._route.failure(error, line, request)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, cast
 
@@ -25,6 +25,10 @@ class HttpRequest:
     content: bytes = b""
     timeout: float = 60.0
     """Longest silence of the server, in seconds."""
+    keyless: bool = False
+    """Whether it goes to somebody else than the provider: without its key and the user's headers."""
+    until: float = float("inf")
+    """When its answer must be there whole, on the clock of `time.monotonic`; the call's deadline holds besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,18 @@ class Wait:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The command to compute something that takes a moment: for asyncio on a thread."""
+
+    call: Callable[[], Any]
+
+
 READ: Final = Read()
 DRAIN: Final = Read()
 """The same, after the answer is known: waits only a moment, so that a server which lingers holds up nobody."""
 
-Steps = Generator["HttpRequest | Read | Wait | list[Event]", Any, None]
+Steps = Generator["HttpRequest | Read | Wait | Work | list[Event]", Any, None]
 """What `HttpDriver.flow` returns."""
 Listing = Generator["HttpRequest | Read", Any, list[Mapping[str, Any]]]
 """What `HttpDriver.listing` returns."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx2
 
 from slmclient.chat import ChatRequest
-from slmclient.drivers.apart import Apart
 from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.opening import aopened, opened
 from slmclient.drivers.secret import Secret
 from slmclient.drivers.steps import HttpRequest, HttpResponse
 from slmclient.errors import (
@@ -32,6 +32,9 @@ from slmclient.errors import (
     bare,
 )
 from slmclient.hosts import is_loopback
+
+if TYPE_CHECKING:
+    from slmclient.drivers.images import Guard
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to connect, at most."""
@@ -50,9 +53,16 @@ _L = TypeVar("_L", bound="Line")
 class Route:
     """Where requests go, through what, and with which key."""
 
-    def __init__(self, config: DriverConfig, key_headers: tuple[tuple[str, str], ...], start: str = "") -> None:
+    def __init__(
+        self,
+        config: DriverConfig,
+        key_headers: tuple[tuple[str, str], ...],
+        start: str = "",
+        guard: Guard | None = None,
+    ) -> None:
         self._config, self._key_headers = config, key_headers
         self._start = start  # how the server is started, for the error where it is not there
+        self._guard = guard
         self._tls: dict[str, ssl.SSLContext] = {}  # by scheme
         self._lock = threading.Lock()
 
@@ -68,22 +78,27 @@ class Route:
         """Return a new connection, which opens with its first request.
 
         Raises:
-            ConfigurationError: ``verify`` or ``proxy`` cannot be used.
+            ConfigurationError: ``verify``, ``proxy`` or the URL cannot be used.
         """
         try:
-            return kind(self._transport_settings(url))
+            settings = self._transport_settings(url)
+            line = kind(settings)
+        except httpx2.InvalidURL as error:
+            raise self._no_url(error) from None
         except Exception as error:  # a missing bundle, a bad proxy URL, no socksio: as many classes as causes
             raise ConfigurationError(
                 f"verify or proxy cannot be used: {type(error).__name__} (a missing certificate file, or a proxy URL "
                 "that is none; a SOCKS proxy needs: pip install socksio).",
                 provider=self._config.provider,
             ) from None
+        line.guard = None if "proxy" in settings else self._guard  # a proxy looks up names itself
+        return line
 
     def _transport_settings(self, url: str) -> dict[str, Any]:
         target = httpx2.URL(url)
         with self._lock:
             if target.scheme not in self._tls:
-                self._tls[target.scheme] = _tls_context(self._config.verify) if target.scheme == "https" else _no_tls()
+                self._tls[target.scheme] = _tls_context(self._config.verify if target.scheme == "https" else False)
         settings: dict[str, Any] = {
             "verify": self._tls[target.scheme],
             "trust_env": False,
@@ -95,18 +110,18 @@ class Route:
 
     def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
         """Return the request with its key."""
-        secret = self._config.api_key
+        secret = None if asked.keyless else self._config.api_key
         try:
-            key = secret.at_hand() or _opened(secret, request) if secret is not None else None
+            key = secret.at_hand() or opened(secret, request) if secret is not None else None
         except Exception as error:  # a user's token provider may raise anything
             raise self._no_key(error, request) from None
         return self._keyed(asked, request, trace, key)
 
     async def aoutgoing(self, asked: HttpRequest, request: ChatRequest, trace: Callable[..., Any]) -> httpx2.Request:
         """`outgoing`, for asyncio."""
-        secret = self._config.api_key
+        secret = None if asked.keyless else self._config.api_key
         try:
-            key = secret.at_hand() or await _aopened(secret, request) if secret is not None else None
+            key = secret.at_hand() or await aopened(secret, request) if secret is not None else None
         except Exception as error:
             raise self._no_key(error, request) from None
         return self._keyed(asked, request, trace, key)
@@ -126,12 +141,14 @@ class Route:
     ) -> httpx2.Request:
         headers = {"accept-encoding": "identity", "user-agent": "slmclient"}
         headers.update({name.lower(): value for name, value in asked.headers.items()})
-        if key is not None or self._config.headers:
+        own: Mapping[str, Secret] = {} if asked.keyless else self._config.headers
+        if key is not None or own:
             self._check_trust(asked.url)
         if key is not None:
             headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
-        headers.update({name.lower(): secret.open() for name, secret in self._config.headers.items()})
-        silence = max(0.001, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
+        headers.update({name.lower(): secret.open() for name, secret in own.items()})
+        left = min(request.remaining(), asked.until - time.monotonic())
+        silence = max(0.001, min(asked.timeout, left, _LONGEST_WAIT))
         timeout = {"connect": min(CONNECT_TIMEOUT, silence), "read": silence, "write": silence, "pool": silence}
         return httpx2.Request(
             asked.method,
@@ -153,11 +170,11 @@ class Route:
     def failure(self, error: Exception, line: Line, request: ChatRequest) -> SLMError:
         """Return the error that callers see for one of the HTTP library's."""
         provider, begun = self._config.provider, line.response is not None
-        host = urlsplit(line.url).netloc
+        host = urlsplit(line.url).netloc.rpartition("@")[2]
         if isinstance(error, SLMError):
             return error
         if isinstance(error, httpx2.InvalidURL):
-            return ConfigurationError(f"base_url is no URL that can be called ({error}).", provider=provider)
+            return self._no_url(error)
         if isinstance(error, httpx2.TimeoutException):
             if request.remaining() <= _ABOUT_NOW:
                 return deadline_passed(provider)
@@ -176,6 +193,9 @@ class Route:
         hint = self._start or ("Is the server running?" if near else "Check the network and base_url.")
         return APIConnectionError(f"{provider} cannot be reached at {host}: {reason}. {hint}", provider=provider)
 
+    def _no_url(self, error: httpx2.InvalidURL) -> SLMError:
+        return ConfigurationError(f"base_url is no URL that can be called ({error}).", provider=self._config.provider)
+
     def _reason(self, error: Exception) -> str:
         """Return what the HTTP library said, without keys and without what a server sent: it may be an echo."""
         if isinstance(error, httpx2.ProtocolError) and "illegal" in str(error).lower():
@@ -186,40 +206,21 @@ class Route:
         return said or type(error).__name__
 
 
-def _opened(secret: Secret, request: ChatRequest) -> str:
-    """Return the key of a token provider, asked apart: it may hang, and nobody waits beyond the call's own end."""
-    apart = Apart(secret.open)
-    forget = request.cancellation.on_cancel(apart.leave)
-    try:
-        return apart.result(max(0.0, min(request.remaining(), _LONGEST_WAIT)))
-    finally:
-        forget()
-
-
-async def _aopened(secret: Secret, request: ChatRequest) -> str:
-    """`_opened`, for asyncio."""
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    opening = asyncio.ensure_future(secret.aopen())
-
-    def end() -> None:
-        loop.call_soon_threadsafe(opening.cancel)
-
-    forget = request.cancellation.on_cancel(end)
-    try:
-        await asyncio.wait([opening], timeout=max(0.0, min(request.remaining(), _LONGEST_WAIT)))
-    finally:
-        forget()
-        opening.cancel()
-    if opening.done() and not opening.cancelled():
-        return opening.result()
-    raise TimeoutError
-
-
 def deadline_passed(provider: str) -> APITimeoutError:
     """Return the error for a call that was not answered by its deadline."""
     return APITimeoutError(f"{provider} had not answered by the deadline. Raise deadline=.", provider=provider)
+
+
+def scheme_and_host(url: str) -> tuple[str, str]:
+    """Return both as the HTTP library reads them, for checks: two readings of a URL are a way around them.
+
+    Both are empty for what it cannot read.
+    """
+    try:
+        read = httpx2.URL(url)
+        return read.scheme, read.raw_host.decode("ascii") if (read.port or 0) < 65_536 else ""
+    except (ValueError, httpx2.InvalidURL):
+        return "", ""
 
 
 def _tls_context(verify: bool | str | ssl.SSLContext) -> ssl.SSLContext:
@@ -228,10 +229,6 @@ def _tls_context(verify: bool | str | ssl.SSLContext) -> ssl.SSLContext:
     if isinstance(verify, str):
         return ssl.create_default_context(cafile=verify)
     return httpx2.create_ssl_context(verify=verify, trust_env=False)
-
-
-def _no_tls() -> ssl.SSLContext:
-    return httpx2.create_ssl_context(verify=False, trust_env=False)
 
 
 def _response(answer: httpx2.Response) -> HttpResponse:
@@ -243,6 +240,7 @@ class Line:
 
     def __init__(self, _settings: dict[str, Any]) -> None:
         self._socket: Any = None
+        self.guard: Guard | None = None
         self.origin = ""
         """Scheme, host and port of what it is connected to."""
         self.cancelled = False
@@ -250,6 +248,8 @@ class Line:
         self.url = ""
         self.until = 0.0
         """When the current read must have ended, on the clock of `time.monotonic`."""
+        self.latest = float("inf")
+        """When the answer to the current request must have ended."""
         self.kept = False
         """Whether it carried a call before, and was kept for another."""
         self.used_up = True
@@ -304,7 +304,9 @@ class SyncLine(Line):
         self._pieces: Any = None
 
     def note(self, event: str, info: dict[str, Any]) -> None:
-        """Have every read of the stream look at the call's deadline."""
+        """Have every read of the stream look at the call's deadline, and the guard at where it leads."""
+        if self.guard is not None:
+            self.guard.watch(event, info)
         stream = self.note_stream(event, info)
         if stream is not None:
             read = stream.read
@@ -353,7 +355,9 @@ class AsyncLine(Line):
         self._pieces: Any = None
 
     async def note(self, event: str, info: dict[str, Any]) -> None:
-        """Have every read of the stream look at the call's deadline."""
+        """Have every read of the stream look at the call's deadline, and the guard at where it leads."""
+        if self.guard is not None:
+            await self.guard.awatch(event, info)
         stream = self.note_stream(event, info)
         if stream is not None:
             read = stream.read

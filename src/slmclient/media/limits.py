@@ -32,8 +32,15 @@ class ImageLimits:
     @property
     def largest(self) -> int | None:
         """The most bytes of one picture's file, whichever way it is said; None where there is no limit."""
-        said = [limit for limit in (self.bytes, None if self.base64 is None else self.base64 // 4 * 3) if limit]
-        return min(said, default=None)
+        said = (self.bytes, None if self.base64 is None else self.base64 // 4 * 3)
+        return min((limit for limit in said if limit is not None), default=None)
+
+
+ANY_IMAGE = ImageLimits()
+"""No limits: for servers of which nobody knows any."""
+
+HELD = ImageLimits(urls=False)
+"""What an engine in this process takes: any picture, itself."""
 
 
 class SentImage(BaseModel):

@@ -10,8 +10,9 @@ from typing import Any, cast
 import tenacity
 
 from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note, Start, answers
-from slmclient.drivers.base import Driver, Feature, RateLimit
+from slmclient.drivers.base import Driver
 from slmclient.errors import SLMError
+from slmclient.policy.wrapper import Wrapper
 
 LONGEST_WAIT = 60.0
 """A server that asks for a longer wait (seconds) is not waited for: its error is raised, with ``retry_after`` set."""
@@ -21,7 +22,7 @@ _AsyncBegun = tuple[list[Event], AsyncGenerator[Event, None]]
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=8)  # full jitter: anything from 0 to the doubling limit
 
 
-class RetryDriver(Driver):
+class RetryDriver(Wrapper):
     """Tries a driver's calls again after errors that may pass.
 
     Args:
@@ -30,35 +31,8 @@ class RetryDriver(Driver):
     """
 
     def __init__(self, inner: Driver, max_retries: int) -> None:
-        super().__init__(inner.config)
-        object.__setattr__(self, "info", inner.info)
-        self.inner = inner
+        super().__init__(inner)
         self.max_retries = max_retries
-
-    @property
-    def name(self) -> str:
-        """The inner driver's name."""
-        return self.inner.name
-
-    @property
-    def default_model(self) -> str | None:
-        """The inner driver's default model."""
-        return self.inner.default_model
-
-    @property
-    def features(self) -> frozenset[Feature]:
-        """The inner driver's features."""
-        return self.inner.features
-
-    @property
-    def knobs(self) -> frozenset[str]:
-        """The inner driver's knobs."""
-        return self.inner.knobs
-
-    @property
-    def rate_limit(self) -> RateLimit | None:
-        """The inner driver's rate limit."""
-        return self.inner.rate_limit
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of the first try that answers; notes of all tries come behind Start."""
@@ -142,22 +116,6 @@ class RetryDriver(Driver):
             return tries.wait
 
         return {"retry": worth_it, "wait": wait, "stop": tenacity.stop_never, "reraise": True}
-
-    def warm_up(self, deadline: float) -> None:
-        """Let the inner driver do ahead what the first call would wait for."""
-        self.inner.warm_up(deadline)
-
-    async def awarm_up(self, deadline: float) -> None:
-        """`warm_up`, for asyncio."""
-        await self.inner.awarm_up(deadline)
-
-    def close(self) -> None:
-        """Close the inner driver."""
-        self.inner.close()
-
-    async def aclose(self) -> None:
-        """Close the inner driver."""
-        await self.inner.aclose()
 
 
 def _nothing() -> Generator[Event, None, None]:

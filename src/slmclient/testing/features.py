@@ -13,7 +13,7 @@ import pytest
 from slmclient.chat import KNOBS
 from slmclient.drivers.base import Driver, Feature
 from slmclient.errors import UnsupportedFeatureError, UnsupportedParameterError
-from slmclient.media import Image
+from slmclient.media import Audio, Image
 from slmclient.messages import Message
 from slmclient.request import Prompt
 from slmclient.testing.hooks import Hooks, promise
@@ -99,6 +99,14 @@ class FeaturePromises(Hooks):
         assert reply.finish_reason in ("stop", "length")
 
     @promise
+    async def test_sound_is_taken(self, mode: Mode, driver: Driver) -> None:
+        """AUDIO: sound beside the text is taken."""
+        self.able(driver, Feature.AUDIO)
+        prompt, _ = self._asking(Feature.AUDIO)
+        reply = await mode.reply(driver, self.request(driver, prompt))
+        assert reply.finish_reason in ("stop", "length")
+
+    @promise
     async def test_tools_are_taken(self, mode: Mode, driver: Driver) -> None:
         """TOOLS: tools are taken; what the model calls has a name."""
         self.able(driver, Feature.TOOLS)
@@ -113,6 +121,7 @@ class FeaturePromises(Hooks):
         """Return prompt and options of a call that needs the feature."""
         prompts: dict[Feature, Prompt] = {
             Feature.IMAGES: Message.user("What colour is this?", Image(self.image)),
+            Feature.AUDIO: Message.user("What is said?", Audio(self.sound)),
             Feature.PREFILL: [Message.user(self.prompt), Message.assistant(self.prefill)],
         }
         options: dict[Feature, dict[str, Any]] = {

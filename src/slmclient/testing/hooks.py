@@ -18,6 +18,11 @@ RED = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000080000000808020000004b6d29dc00000011494441"
     "54789c63f8cfc08015310c2d090028ff3fc1ce77c84f0000000049454e44ae426082"
 )
+# a WAV file of 8 samples, silent
+SILENCE = bytes.fromhex(
+    "524946463400000057415645666d74201000000001000100803e0000007d0000"
+    "02001000646174611000000000000000000000000000000000000000"
+)
 CITY: Mapping[str, Any] = {
     "type": "json_schema",
     "json_schema": {
@@ -71,6 +76,7 @@ class Hooks:
     """Those of the driver's features that what is behind it here can do; None is all of them."""
     json_format: ClassVar[Mapping[str, Any]] = CITY
     image: ClassVar[bytes] = RED
+    sound: ClassVar[bytes] = SILENCE
     tool: ClassVar[Mapping[str, Any]] = WEATHER
 
     _kept: ClassVar[Driver | None] = None

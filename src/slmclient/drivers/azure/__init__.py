@@ -25,7 +25,8 @@ from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, checked_op
 from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.steps import HttpRequest, Steps
 from slmclient.drivers.wire.dialect import Dialect
-from slmclient.errors import ConfigurationError, UnsupportedFeatureError
+from slmclient.errors import ConfigurationError
+from slmclient.media import ImageLimits
 
 _DEPLOYMENT = re.compile(r"[A-Za-z0-9._-]+")  # what Azure lets a deployment be called, and a header carry
 
@@ -39,7 +40,7 @@ class AzureDriver(HttpDriver):
         name="azure",
         title="Azure AI Foundry",
         docs="providers/azure.md",
-        features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         default_model="phi-4-mini",
         state="Phi-4 family on the v1 route; Phi-3 and Phi-3.5 retired 2025-08-30, the /models API in August 2026",
         hosted=True,
@@ -130,10 +131,17 @@ class AzureDriver(HttpDriver):
         _check_deployment(name, "the model")
         return name if name == self.own.get("deployment") else catalogue.provider_id(name, "azure")
 
+    def image_limits(self, request: ChatRequest) -> ImageLimits:
+        """Return what is taken of pictures; how many in a message, the catalogue knows of Azure's own models."""
+        named = request.model or self.default_model
+        offer = catalogue.offer(named, "azure") if named and self.at_vendor and "model" not in request.extra else None
+        if offer is None or offer.images is None:
+            return self.info.images
+        return replace(self.info.images, count=offer.images, source="Azure keeps only those of the last turn")
+
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call; an address that stands for one deployment needs no model."""
         named = request.model or self.default_model
-        self._check_images(request, named)
         if self.shape == "classic":
             self._check_classic(named)
         if named is None:
@@ -174,18 +182,6 @@ class AzureDriver(HttpDriver):
                 f"This address stands for the deployment {deployment!r}, not for {named!r}. Leave the model out, or "
                 f"use the v1 address: {v1_address(self.base_url) or 'https://RESOURCE.openai.azure.com/openai/v1'}",
                 provider=self.name,
-            )
-
-    def _check_images(self, request: ChatRequest, named: str | None) -> None:
-        """Raise an UnsupportedFeatureError for more pictures in a turn than Azure's model takes."""
-        offer = catalogue.offer(named, "azure") if named and self.at_vendor and "model" not in request.extra else None
-        most = offer.images if offer else None
-        if most is not None and any(len(message.images) > most for message in request.messages):
-            raise UnsupportedFeatureError(
-                f"{named} takes {most} image a turn on Azure, and keeps only the last turn's. Send fewer, or run it "
-                "elsewhere: it takes several by itself.",
-                provider=self.name,
-                model=named,
             )
 
 

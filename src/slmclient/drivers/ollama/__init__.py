@@ -41,6 +41,7 @@ from slmclient.errors import (
     NotFoundError,
     ResponseFormatError,
 )
+from slmclient.media import ImageLimits
 
 _THINK = ("low", "medium", "high", "max")
 _LOAD = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
@@ -92,6 +93,8 @@ class OllamaDriver(HttpDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="ollama",
         title="Ollama",
+        # Its API takes base64 and no addresses; these formats: its own check of data URLs in /v1 (openai/openai.go).
+        images=ImageLimits(("image/png", "image/jpeg", "image/webp"), urls=False),
         docs="providers/ollama.md",
         features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         state="on your own machine, or at ollama.com with a key",

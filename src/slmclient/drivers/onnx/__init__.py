@@ -15,6 +15,7 @@ from slmclient.drivers.engine.model import ModelDriver
 from slmclient.drivers.onnx.engine import OnnxEngine
 from slmclient.drivers.onnx.loading import EXECUTION_PROVIDERS
 from slmclient.drivers.onnx.search import KNOBS
+from slmclient.media import HELD
 
 
 class OnnxDriver(ModelDriver):
@@ -23,6 +24,7 @@ class OnnxDriver(ModelDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="onnx",
         title="ONNX Runtime GenAI",
+        images=HELD,
         docs="engines/onnx.md",
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL, Feature.IMAGES}),
         knobs=KNOBS,

@@ -39,7 +39,7 @@ class OpenAIDriver(HttpDriver):
         name="openai",
         title="Any OpenAI-compatible server",
         docs="providers/openai.md",
-        features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         hosted=True,
         default_base_url="https://api.openai.com/v1",
         key_variables=("OPENAI_API_KEY",),

@@ -16,6 +16,7 @@ from slmclient.drivers.base import DriverInfo, Feature
 from slmclient.drivers.engine.model import ModelDriver
 from slmclient.drivers.openvino.engine import OpenVinoEngine
 from slmclient.drivers.openvino.loading import PRECISIONS
+from slmclient.media import HELD
 
 _DEVICE = re.compile(r"(CPU|GPU|NPU|AUTO|MULTI|HETERO)([.:][\w.,:]+)?", re.IGNORECASE)
 
@@ -26,6 +27,7 @@ class OpenVinoDriver(ModelDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="openvino",
         title="OpenVINO GenAI",
+        images=HELD,
         docs="engines/openvino.md",
         features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL, Feature.IMAGES}),
         knobs=frozenset(KNOBS),

@@ -120,7 +120,7 @@ def _led(turn: Message, text: str) -> Message:
     """Return the turn with that text in front of its own."""
     if isinstance(turn.content, str):
         return turn.model_copy(update={"content": "\n\n".join(filter(None, (text, turn.content)))})
-    content: list[Text | Image] = list(turn.content)
+    content = list(turn.content)
     for place, part in enumerate(content):
         if isinstance(part, Text):
             content[place] = Text(text="\n\n".join(filter(None, (text, part.text))))

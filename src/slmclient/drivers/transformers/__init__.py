@@ -17,6 +17,7 @@ from slmclient.drivers.hub.library import is_commit
 from slmclient.drivers.transformers.engine import TransformersEngine
 from slmclient.drivers.transformers.loading import DTYPES
 from slmclient.drivers.transformers.sampling import ARGUMENTS, RANGES
+from slmclient.media import HELD
 
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ class TransformersDriver(ModelDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="transformers",
         title="Hugging Face Transformers",
+        images=HELD,
         docs="engines/transformers.md",
         features=frozenset({Feature.IMAGES, Feature.PREFILL}),
         knobs=frozenset({"temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "repetition_penalty"}),

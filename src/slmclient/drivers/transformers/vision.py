@@ -13,6 +13,7 @@ from slmclient.drivers.prompt import Template, render
 from slmclient.errors import BadRequestError, ConfigurationError, SLMError
 from slmclient.media import Image, image_bytes
 from slmclient.messages import Message
+from slmclient.phi.vision import CROPS, CROPS_OF_MANY
 
 _PROBE = Image(b"BM")
 _TOKENS = ("image_token", "fake_image_token", "global_image_token", "boi_token", "eoi_token")
@@ -52,6 +53,9 @@ class Eyes:
             BadRequestError: A picture is damaged or too large, or the processor refuses them.
         """
         pictures = unpacked(images, self._info, self._provider)
+        sight = self._processor.image_processor
+        if hasattr(sight, "num_crops"):  # that of Phi-3-vision and Phi-3.5-vision; not tried with their own weights
+            sight.num_crops = CROPS if len(images) == 1 else CROPS_OF_MANY
         try:
             made = self._processor(text=text, images=pictures, add_special_tokens=False, return_tensors="pt")
         except (ValueError, TypeError, IndexError) as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +18,7 @@ from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, RateLimit
 from slmclient.drivers.http import HttpDriver
+from slmclient.drivers.nvidia import assets
 from slmclient.drivers.steps import (
     Awaiting,
     HttpRequest,
@@ -35,6 +38,8 @@ from slmclient.errors import (
     SLMError,
     UnsupportedFeatureError,
 )
+from slmclient.media import ANY_IMAGE, Image, ImageLimits
+from slmclient.messages import Message
 
 STATUS_URL = "https://api.nvcf.nvidia.com/v2/nvcf/pexec/status/{ticket}"
 """Where NVIDIA's own service is asked for an answer that was not ready (NVCF, HTTP polling)."""
@@ -51,6 +56,8 @@ _MOST_FAILURES = 5  # polls
 _TICKET = re.compile(r"[A-Za-z0-9-]{1,100}")  # it becomes a part of a URL
 _GUIDED = "nvext"  # NIM 1.x: the body's field for what OpenAI's schema does not have
 _STRUCTURED = ("response_format", _GUIDED)
+
+_LARGE_IMAGES = ("scale", "upload")
 
 _GRANTED = "Being listed is not being granted: choose another model, or run the NIM container yourself (base_url=)."
 
@@ -71,7 +78,7 @@ class NvidiaDriver(HttpDriver):
     hosted service), or ``nvext`` (NIM 1.x). A container of one's own is asked for its version where it is not given.
     """
 
-    options = {"structured": str}
+    options = {"structured": str, "large_images": str}
     dialect = Dialect(
         patterns=PATTERNS,
         redactions=(r"(?i)(?<=\baccount )(?:'[^']*'|\"[^\"]*\"|\S*\d\S*)",),
@@ -81,8 +88,14 @@ class NvidiaDriver(HttpDriver):
     info: ClassVar[DriverInfo] = DriverInfo(
         name="nvidia",
         title="NVIDIA NIM",
+        images=ImageLimits(
+            ("image/png", "image/jpeg"),
+            urls=False,
+            base64=assets.INLINE_CHARACTERS,
+            source="docs.api.nvidia.com, the pages of its vision models",
+        ),
         docs="providers/nvidia.md",
-        features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
         state="hosted Phi may be withdrawn at any time; self-hosted is dependable",
         hosted=True,
         default_base_url="https://integrate.api.nvidia.com/v1",
@@ -106,6 +119,14 @@ class NvidiaDriver(HttpDriver):
         if self._structured not in (*_STRUCTURED, None):
             raise ConfigurationError(
                 f"nvidia: the option structured is one of {', '.join(_STRUCTURED)}, not {self._structured!r}.",
+                provider=self.name,
+            )
+
+        self._uploads = self.own.get("large_images", "scale") == "upload"
+        if self.own.get("large_images", "scale") not in _LARGE_IMAGES:
+            raise ConfigurationError(
+                f"nvidia: the option large_images is one of {', '.join(_LARGE_IMAGES)}, not "
+                f"{self.own['large_images']!r}.",
                 provider=self.name,
             )
 
@@ -133,13 +154,48 @@ class NvidiaDriver(HttpDriver):
                 )
         if request.response_format is not None and (yield from self._structured_here(request)) == _GUIDED:
             request = _guided(request)
-        yield from super().flow(request)
+        uploaded: list[str] = []
+        try:
+            yield from super().flow((yield from self._uploaded(request, uploaded)))
+        except SLMError:
+            yield from self._deleted(request, uploaded)
+            raise
+        yield from self._deleted(request, uploaded)
+
+    def image_limits(self, request: ChatRequest) -> ImageLimits:
+        """Return what the hosted service takes of pictures; a container fetches addresses and has no such limit."""
+        if not self.at_vendor:
+            return ANY_IMAGE
+        return replace(self.info.images, base64=None, bytes=assets.LARGEST) if self._uploads else self.info.images
+
+    def _uploaded(self, request: ChatRequest, uploaded: list[str]) -> Generator[Any, Any, ChatRequest]:
+        """Yield the commands that upload large pictures; return the request with references to them."""
+        if not (self._uploads and self.at_vendor):
+            return request
+        messages: list[Message] = []
+        for message in request.messages:
+            parts: list[Any] = [] if isinstance(message.content, str) else list(message.content)
+            for place, part in enumerate(parts):
+                if isinstance(part, Image) and assets.is_large(part):
+                    fault = partial(self.fault, model=request.model)
+                    identity = yield from assets.uploading(part, request, self.name, fault)
+                    uploaded.append(identity)
+                    parts[place] = Image.from_url(assets.reference(part, identity), detail=part.detail)
+            messages.append(message.model_copy(update={"content": tuple(parts)}) if parts else message)
+        return replace(request, messages=tuple(messages))
+
+    def _deleted(self, request: ChatRequest, uploaded: list[str]) -> Steps:
+        """Yield the commands that delete what was uploaded; what a call that is left leaves goes after a day."""
+        for identity in uploaded:
+            with suppress(SLMError):
+                yield from assets.deleting(identity, request)
 
     def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
         """Return the HTTP request; the hosted gateway is asked to hold it rather than to answer 202."""
         asked = super().encode(request, model)
         if not self.at_vendor:
             return asked
+        asked = replace(asked, headers={**asked.headers, **assets.headers(request)})
         seconds = min(request.timeout, request.remaining()) - _SHORTER_THAN_TIMEOUT
         hold = max(1, int(min(seconds, _LONGEST_HOLD)))
         return replace(asked, headers={**asked.headers, POLL_HEADER: str(hold)})

@@ -1,0 +1,65 @@
+"""A driver that wraps a driver: what every policy passes on."""
+
+from __future__ import annotations
+
+from slmclient.chat import ChatRequest
+from slmclient.drivers.base import Driver, Feature, RateLimit
+from slmclient.media import ImageLimits
+
+
+class Wrapper(Driver):
+    """Says of itself what the inner driver says. A policy writes `events` and `aevents`.
+
+    Args:
+        inner: The driver.
+    """
+
+    def __init__(self, inner: Driver) -> None:
+        super().__init__(inner.config)
+        object.__setattr__(self, "info", inner.info)
+        self.inner = inner
+
+    @property
+    def name(self) -> str:
+        """The inner driver's name."""
+        return self.inner.name
+
+    @property
+    def default_model(self) -> str | None:
+        """The inner driver's default model."""
+        return self.inner.default_model
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """The inner driver's features."""
+        return self.inner.features
+
+    @property
+    def knobs(self) -> frozenset[str]:
+        """The inner driver's knobs."""
+        return self.inner.knobs
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The inner driver's rate limit."""
+        return self.inner.rate_limit
+
+    def image_limits(self, request: ChatRequest) -> ImageLimits:
+        """Return the inner driver's limits."""
+        return self.inner.image_limits(request)
+
+    def warm_up(self, deadline: float) -> None:
+        """Let the inner driver do ahead what the first call would wait for."""
+        self.inner.warm_up(deadline)
+
+    async def awarm_up(self, deadline: float) -> None:
+        """`warm_up`, for asyncio."""
+        await self.inner.awarm_up(deadline)
+
+    def close(self) -> None:
+        """Close the inner driver."""
+        self.inner.close()
+
+    async def aclose(self) -> None:
+        """Close the inner driver."""
+        await self.inner.aclose()
