@@ -155,7 +155,7 @@ def test_a_classic_address_stands_for_its_deployment_alone() -> None:
 def test_phi_3_5_vision_takes_one_picture_a_turn_on_azure(server: FaultServer) -> None:
     own = "Phi-3.5-vision-instruct"
     client = PhiClient("azure", own, base_url=V1, api_key="a-key-of-nobody")
-    with pytest.raises(UnsupportedFeatureError, match="1 image a turn"):
+    with pytest.raises(UnsupportedFeatureError, match="takes 1 image in a message"):
         client.chat("Compare them.", images=[PICTURE, PICTURE])
     turns = [Message.user("First", PICTURE), Message.assistant("A."), Message.user("Second", PICTURE)]
     assert flow(V1, own, turns).url.startswith(V1), "one a turn is none too many"

@@ -103,7 +103,7 @@ def test_ask_takes_the_question_from_standard_input(arguments: list[str]) -> Non
         ("Why?", b"Because.\n", "Why?\n\nBecause.\n"),
         ("Why?", b"BMW and ID3: RIFF", "Why?\n\nBMW and ID3: RIFF"),  # as pictures and sound may begin
         ("Why?", b"GIF89a is a format" * 9, "Why?\n\n" + "GIF89a is a format" * 9),
-        ("Why?", b"BM" + "å".encode() * 40, "Why?\n\nBM" + "å" * 40),  # 64 bytes end within a letter
+        ("Why?", b"BMW" + "å".encode() * 40, "Why?\n\nBMW" + "å" * 40),  # 64 bytes end within a letter
         ("Why?", b"one\0two", "Why?\n\none\0two"),
         ("Why?", b" \n", "Why?"),
         (None, "blåbær".encode(), "blåbær"),

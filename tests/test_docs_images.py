@@ -60,7 +60,7 @@ def test_the_row_of_azure_names_the_model_that_takes_few() -> None:
 
 
 def test_a_projector_is_what_makes_llama_cpp_see() -> None:
-    assert "projector" in registry.driver_class("llamacpp").options
+    assert "projector" in vars(registry.driver_class("llamacpp"))["options"]
     assert [provider for provider, row in rows().items() if "projector" in row] == ["llamacpp"]
 
 

@@ -297,6 +297,21 @@ def test_a_film_is_summarized_from_its_frames(engine_models: EngineModels) -> No
     assert "(transformers, tiny_llava, 21 frames from 0.0 to 2.9 s)" in done.stderr
 
 
+def test_the_frames_of_a_film_arrive_in_their_order() -> None:
+    message = {"role": "assistant", "content": "Three colours."}
+    with FaultServer(whole(200, {"model": "m", "message": message, "done": True, "done_reason": "stop"})) as server:
+        done = run("video_summary.py", SLM_PROVIDER="ollama", SLM_MODEL="m", OLLAMA_HOST=server.url)
+        (seen,) = server.seen
+    assert done.stdout == "Three colours.\n", done.stderr
+    frames = json.loads(seen.body)["messages"][0]["images"]
+    colours: list[int] = []
+    for frame in frames:
+        with Image.open(io.BytesIO(base64.b64decode(frame))) as picture:
+            parts = picture.convert("RGB").resize((1, 1)).tobytes()
+        colours.append(parts.index(max(parts)))
+    assert colours == [0] * 7 + [1] * 7 + [2] * 7, "red, green, blue"
+
+
 def test_a_film_that_is_none() -> None:
     done = run("video_summary.py", __file__)
     assert (done.returncode, done.stdout) == (1, "")

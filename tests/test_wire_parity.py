@@ -4,10 +4,12 @@ Method, path, query, the headers that mean something, and the JSON body must be 
 difference stands in `DIFFERENCES`, with what we send and why; one that is not there any more fails too.
 """
 
+import base64
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -15,24 +17,44 @@ import openai
 import pytest
 from azure.ai.inference import ChatCompletionsClient
 from azure.ai.inference.models import (
+    AssistantMessage,
+    AudioContentItem,
     ChatCompletionsNamedToolChoice,
     ChatCompletionsNamedToolChoiceFunction,
     ChatCompletionsToolDefinition,
     FunctionDefinition,
     ImageContentItem,
     ImageUrl,
+    InputAudio,
     JsonSchemaFormat,
     TextContentItem,
     UserMessage,
 )
 from azure.core.credentials import AccessToken, AzureKeyCredential
 
-from slmclient import Image, Message, PhiClient
+from slmclient import (
+    Audio,
+    AzureInferenceClientDriver,
+    Image,
+    Message,
+    OpenAIClientDriver,
+    PhiClient,
+)
+from slmclient.drivers import registry
+from slmclient.drivers.base import Feature
+from slmclient.errors import UnsupportedFeatureError
+from slmclient.messages import Text
 from slmclient.reply import Reply
 from slmclient.testing.fault_server import FaultServer, Seen, head, whole
 
 KEY, TOKEN = "the-key-of-the-test-0123456789", "the-token-of-the-test-0123456789"
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
+ADDRESS = "https://example.com/a.png"
+WAV = (
+    b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00"
+    + b"\x01\x00\x01\x00\x80\x3e\x00\x00\x00\x7d\x00\x00\x02\x00\x10\x00data\x00\x00\x00\x00"
+)
+MP3 = b"ID3\x04\x00\x00\x00\x00\x00\x00" + b"\xff\xfb\x90\x00" * 4
 HEADERS = (  # what means something to a server; the rest says who calls (user-agent, x-stainless-…, x-ms-client-…)
     "authorization",
     "api-key",
@@ -61,6 +83,27 @@ HISTORY: list[dict[str, Any]] = [
     {"role": "tool", "tool_call_id": "c-1", "content": "rain"},
 ]
 NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+def user(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a user's message of several parts, in OpenAI's shape."""
+    return [{"role": "user", "content": list(parts)}]
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def picture(url: str, detail: str | None = None) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **({"detail": detail} if detail else {})}}
+
+
+def sound(content: bytes, kind: str) -> dict[str, Any]:
+    return {"type": "input_audio", "input_audio": {"data": base64_of(content), "format": kind}}
+
+
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 @dataclass(frozen=True)
@@ -133,6 +176,92 @@ CALLS = {
                         ImageContentItem(image_url=ImageUrl(url=PICTURE, detail="low")),
                     ]
                 )
+            ]
+        },
+    ),
+    "pictures between texts": Call(
+        prompt=[
+            Message(
+                role="user",
+                content=(
+                    Text(text="This is before:"),
+                    Image(PICTURE, detail="high"),
+                    Text(text="and this after:"),
+                    Image(ADDRESS),
+                    Image(PICTURE, detail="auto"),
+                    Text(text="What changed?"),
+                ),
+            )
+        ],
+        messages=user(
+            text("This is before:"),
+            picture(PICTURE, "high"),
+            text("and this after:"),
+            picture(ADDRESS),
+            picture(PICTURE, "auto"),
+            text("What changed?"),
+        ),
+        azure={
+            "messages": [
+                UserMessage(
+                    content=[
+                        TextContentItem(text="This is before:"),
+                        ImageContentItem(image_url=ImageUrl(url=PICTURE, detail="high")),
+                        TextContentItem(text="and this after:"),
+                        ImageContentItem(image_url=ImageUrl(url=ADDRESS)),
+                        ImageContentItem(image_url=ImageUrl(url=PICTURE, detail="auto")),
+                        TextContentItem(text="What changed?"),
+                    ]
+                )
+            ]
+        },
+    ),
+    "sound": Call(
+        prompt=[Message.user("What is said?", Audio(WAV))],
+        messages=user(text("What is said?"), sound(WAV, "wav")),
+        azure={
+            "messages": [
+                UserMessage(
+                    content=[
+                        TextContentItem(text="What is said?"),
+                        AudioContentItem(input_audio=InputAudio(data=base64_of(WAV), format="wav")),
+                    ]
+                )
+            ]
+        },
+    ),
+    "sound and pictures": Call(
+        prompt=[
+            Message(role="user", content=(Audio(MP3), Text(text="or"), Image(PICTURE), Audio(WAV))),
+            Message.assistant("The first."),
+            Message.user("Sure?"),
+        ],
+        messages=(
+            *user(sound(MP3, "mp3"), text("or"), picture(PICTURE), sound(WAV, "wav")),
+            {"role": "assistant", "content": "The first."},
+            {"role": "user", "content": "Sure?"},
+        ),
+        azure={
+            "messages": [
+                UserMessage(
+                    content=[
+                        AudioContentItem(input_audio=InputAudio(data=base64_of(MP3), format="mp3")),
+                        TextContentItem(text="or"),
+                        ImageContentItem(image_url=ImageUrl(url=PICTURE)),
+                        AudioContentItem(input_audio=InputAudio(data=base64_of(WAV), format="wav")),
+                    ]
+                ),
+                AssistantMessage("The first."),
+                UserMessage("Sure?"),
+            ]
+        },
+    ),
+    "sound alone, in OpenAI's shape": Call(
+        prompt=user(sound(WAV, "wav")),
+        messages=user(sound(WAV, "wav")),
+        azure={
+            "messages": [
+                UserMessage(content=[AudioContentItem(input_audio=InputAudio(data=base64_of(WAV), format="wav"))])
             ]
         },
     ),
@@ -382,6 +511,64 @@ def test_the_azure_sdk_asks_for_the_scope_that_we_ask_for_on_managed_compute() -
     with FaultServer(answered) as server:
         with_inference("", credential)(server.url, CALLS["text"], False)
     assert credential.scopes == ["https://ml.azure.com/.default"]
+
+
+# --- pictures and sound in files, read by both
+
+
+def test_files_are_read_as_the_azure_sdk_reads_them(tmp_path: Path) -> None:
+    """Its `ImageUrl.load` and `InputAudio.load`, which have to be told what a file is."""
+    image, audio = tmp_path / "a.png", tmp_path / "a.wav"
+    image.write_bytes(base64.b64decode(PICTURE.partition(",")[2]))
+    audio.write_bytes(WAV)
+    ours = Message.user("What?", Image(image, detail="low"), Audio(audio)).to_openai()["content"]
+    theirs = [
+        TextContentItem(text="What?"),
+        ImageContentItem(image_url=ImageUrl.load(image_file=str(image), image_format="png", detail="low")),
+        AudioContentItem(input_audio=InputAudio.load(audio_file=str(audio), audio_format="wav")),
+    ]
+    assert ours == [part.as_dict() for part in theirs]
+
+
+MEDIA = ("picture", "pictures between texts", "sound", "sound and pictures")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("call", MEDIA)
+@pytest.mark.parametrize("sdk", ["openai", "azure-ai-inference"])
+def test_through_an_sdk_client_the_same_is_sent(sdk: str, call: str, stream: bool) -> None:
+    """Pictures and sound, by a driver that was handed a client of the SDK."""
+    drivers: dict[str, Callable[[str], Any]] = {
+        "openai": lambda url: OpenAIClientDriver(openai.OpenAI(base_url=f"{url}/v1", api_key=KEY), "m"),
+        "azure-ai-inference": lambda url: AzureInferenceClientDriver(
+            ChatCompletionsClient(f"{url}/models", AzureKeyCredential(KEY)), "m"
+        ),
+    }
+    with FaultServer(answered) as server:
+        client = PhiClient(driver=drivers[sdk](server.url), max_retries=0)
+        prompt = CALLS[call].prompt
+        list(client.stream(prompt)) if stream else client.chat(prompt)
+    (seen,) = server.seen
+    assert json.loads(seen.body)["messages"] == list(CALLS[call].messages)
+
+
+@pytest.mark.parametrize("provider", registry.ROWS)
+def test_who_takes_no_sound_says_so_before_anything_is_done(provider: str) -> None:
+    """Those that do are the clouds and what speaks like OpenAI; the others' error names them and says what to do."""
+    info = registry.driver_info(provider)
+    hears = {"openai", "azure", "nvidia", "github"}
+    assert (Feature.AUDIO in info.features) is (info.name in hears)
+    if info.name in hears:
+        return
+    with FaultServer() as server:
+        options = {"base_url": server.url} if info.hosted else {}
+        with PhiClient(provider, "no-such-model", **options) as client:  # which nobody is asked for
+            for stream in (False, True):
+                with pytest.raises(UnsupportedFeatureError, match="takes no sound here") as caught:
+                    list(client.stream("Hi", audio=[WAV])) if stream else client.chat("Hi", audio=[WAV])
+        assert server.seen == []
+    assert provider in str(caught.value)
+    assert "transcribe" in str(caught.value)
 
 
 # --- answers: the server plays them, both read the same

@@ -23,11 +23,11 @@ _EARLY = 1.0  # seconds; pictures right after a key frame may build upon some be
 _TINY = 1e-6  # seconds; times are fractions, and rounded
 _INDEXED = ("mov", "matroska")  # these say their duration, and where key frames are; others estimate both
 # A playlist (m3u8, ffconcat, sdp, …) makes FFmpeg open whatever it names, from disk or network. So only the demuxers
-# listed run at all, and none may open anything but the file that it was given.
+# listed run at all, and none may open anything but the file that it was given. These go into container_options:
+# before 17.1, PyAV's options= crash at files that show their streams late (MPEG).
 _OPTIONS = {
     "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,asf",
     "protocol_whitelist": "none",
-    "max_pixels": str(MOST_PIXELS),
 }
 _KNOWN = "MP4, MOV, MKV, WebM, AVI, MPEG, FLV, Ogg, GIF or WMV"
 
@@ -62,10 +62,10 @@ class Film:
         if not codec:
             raise BadRequestError(f"The film {self.name} holds no pictures that can be decoded.")
         _check_size(self.name, codec.width, codec.height)
-        codec.options = {"max_pixels": _OPTIONS["max_pixels"]}  # frames may be larger than the header says
-        codec.thread_type, codec.thread_count = "AUTO", 4  # each thread holds frames
+        codec.options = {"max_pixels": str(MOST_PIXELS)}  # frames may be larger than the header says
+        codec.thread_type, codec.thread_count = "AUTO", 4  # each holds a frame; one lost at the end may cost the others
         self._indexed = self._container.format.name.split(",")[0] in _INDEXED
-        self._clock = _Clock(self._stream.average_rate)
+        self._clock = _Clock(self._stream.time_base, self._stream.average_rate)
         self._aspect = float(self._stream.sample_aspect_ratio or 1)
         if not 1 / 4 <= self._aspect <= 4:
             self._aspect = 1.0
@@ -78,18 +78,20 @@ class Film:
         """How long the film says it is (seconds); None where that would be an estimate."""
         if not self._indexed:
             return None
-        if self._stream.duration:
-            return float(self._stream.duration * self._stream.time_base)
-        return self._container.duration / 1_000_000 if self._container.duration else None
+        with damage(self.name):
+            if self._stream.duration:
+                return float(self._stream.duration * self._stream.time_base)
+            return self._container.duration / 1_000_000 if self._container.duration else None
 
     def measured_end(self) -> float:
         """Return how long the film is (seconds), by reading it through, undecoded."""
         first, end = math.inf, 0.0
-        for packet in self._packets():
-            begin = packet.dts if packet.pts is None else packet.pts
-            if begin is not None:
-                first = min(first, float(begin * packet.time_base))
-                end = max(end, float((begin + (packet.duration or 0)) * packet.time_base))
+        with damage(self.name):
+            for packet in self._packets():
+                begin = packet.dts if packet.pts is None else packet.pts
+                if begin is not None:
+                    first = min(first, float(begin * packet.time_base))
+                    end = max(end, float((begin + (packet.duration or 0)) * packet.time_base))
         return max(end - first, 0.0)
 
     def shown_at(self, times: Iterable[float], told: Progress, *, beyond: bool = True) -> Iterator[Shown]:
@@ -170,7 +172,9 @@ class Film:
         self._clock.last = None
         for packet in chain(self._packets(), (None,)):  # None: what the decoder still holds
             for frame in self._decoded(packet):
-                yield self._clock.shown(frame)
+                with damage(self.name):
+                    shown = self._clock.shown(frame)
+                yield shown
 
     def _packets(self) -> Iterator[Any]:
         packets = self._container.demux(self._stream)
@@ -211,7 +215,8 @@ class Progress:
 class _Clock:
     """Says when frames are shown: in seconds from the film's first, rising, whatever the file says."""
 
-    def __init__(self, rate: Any) -> None:
+    def __init__(self, time_base: Any, rate: Any) -> None:
+        self._time_base = time_base  # frames that the decoder gives at the end have none
         self.zero: float | None = None
         """What the file calls the time of its first frame."""
         self.last: float | None = None
@@ -219,7 +224,7 @@ class _Clock:
 
     def shown(self, frame: Any) -> Shown:
         zero, last = self.zero or 0.0, self.last
-        said: float | None = frame.time
+        said = None if frame.pts is None else float(frame.pts * self._time_base)
         following = 0.0 if last is None else last + self._lasts
         time = following if said is None else said - zero
         if self.zero is None:
@@ -229,7 +234,7 @@ class _Clock:
         elif last is not None and time < last:  # where only the order of decoding is known (AVI)
             time = last
         if frame.duration:
-            self._lasts = float(frame.duration * frame.time_base)
+            self._lasts = float(frame.duration * self._time_base)
         elif last is not None and time > last:
             self._lasts = time - last
         self.last = time

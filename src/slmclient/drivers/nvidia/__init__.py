@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -121,12 +120,11 @@ class NvidiaDriver(HttpDriver):
                 f"nvidia: the option structured is one of {', '.join(_STRUCTURED)}, not {self._structured!r}.",
                 provider=self.name,
             )
-
-        self._uploads = self.own.get("large_images", "scale") == "upload"
-        if self.own.get("large_images", "scale") not in _LARGE_IMAGES:
+        large = self.own.get("large_images", "scale")
+        self._uploads = large == "upload"
+        if large not in _LARGE_IMAGES:
             raise ConfigurationError(
-                f"nvidia: the option large_images is one of {', '.join(_LARGE_IMAGES)}, not "
-                f"{self.own['large_images']!r}.",
+                f"nvidia: the option large_images is one of {', '.join(_LARGE_IMAGES)}, not {large!r}.",
                 provider=self.name,
             )
 
@@ -148,9 +146,10 @@ class NvidiaDriver(HttpDriver):
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call; a format of the answer is said as this version of NIM takes it."""
         for message in request.messages:
-            if message.images and message.role != "user":  # NVIDIA's pages: the content of these roles is plain text
+            media = "images" if message.images else "sound"
+            if (message.images or message.audio) and message.role != "user":  # NVIDIA's pages: others are plain text
                 raise UnsupportedFeatureError(
-                    f"NIM takes images in user messages only, not in one of role {message.role!r}.", provider=self.name
+                    f"NIM takes {media} in user messages only, not in one of role {message.role!r}.", provider=self.name
                 )
         if request.response_format is not None and (yield from self._structured_here(request)) == _GUIDED:
             request = _guided(request)
@@ -158,9 +157,9 @@ class NvidiaDriver(HttpDriver):
         try:
             yield from super().flow((yield from self._uploaded(request, uploaded)))
         except SLMError:
-            yield from self._deleted(request, uploaded)
+            yield from assets.deleting(uploaded, request)
             raise
-        yield from self._deleted(request, uploaded)
+        yield from assets.deleting(uploaded, request)
 
     def image_limits(self, request: ChatRequest) -> ImageLimits:
         """Return what the hosted service takes of pictures; a container fetches addresses and has no such limit."""
@@ -169,36 +168,34 @@ class NvidiaDriver(HttpDriver):
         return replace(self.info.images, base64=None, bytes=assets.LARGEST) if self._uploads else self.info.images
 
     def _uploaded(self, request: ChatRequest, uploaded: list[str]) -> Generator[Any, Any, ChatRequest]:
-        """Yield the commands that upload large pictures; return the request with references to them."""
+        """Yield the commands that upload large pictures; return the request with references to them.
+
+        They are uploaded anew for each try of a call: after it, they are deleted. What a call that is cancelled or left
+        has uploaded, NVIDIA deletes after a day.
+        """
         if not (self._uploads and self.at_vendor):
             return request
+        self.refuse_retired(request.model or self.default_model, request)  # before anything is uploaded for it
         messages: list[Message] = []
         for message in request.messages:
             parts: list[Any] = [] if isinstance(message.content, str) else list(message.content)
             for place, part in enumerate(parts):
                 if isinstance(part, Image) and assets.is_large(part):
                     fault = partial(self.fault, model=request.model)
-                    identity = yield from assets.uploading(part, request, self.name, fault)
-                    uploaded.append(identity)
+                    identity = yield from assets.uploading(part, request, self.name, uploaded, fault)
                     parts[place] = Image.from_url(assets.reference(part, identity), detail=part.detail)
             messages.append(message.model_copy(update={"content": tuple(parts)}) if parts else message)
         return replace(request, messages=tuple(messages))
-
-    def _deleted(self, request: ChatRequest, uploaded: list[str]) -> Steps:
-        """Yield the commands that delete what was uploaded; what a call that is left leaves goes after a day."""
-        for identity in uploaded:
-            with suppress(SLMError):
-                yield from assets.deleting(identity, request)
 
     def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
         """Return the HTTP request; the hosted gateway is asked to hold it rather than to answer 202."""
         asked = super().encode(request, model)
         if not self.at_vendor:
             return asked
-        asked = replace(asked, headers={**asked.headers, **assets.headers(request)})
+        references = assets.headers(request) if self._uploads else {}
         seconds = min(request.timeout, request.remaining()) - _SHORTER_THAN_TIMEOUT
         hold = max(1, int(min(seconds, _LONGEST_HOLD)))
-        return replace(asked, headers={**asked.headers, POLL_HEADER: str(hold)})
+        return replace(asked, headers={**asked.headers, **references, POLL_HEADER: str(hold)})
 
     def awaited(self, request: ChatRequest, asked: HttpRequest, response: HttpResponse) -> Awaiting:
         """Yield the commands that wait for an answer: as long as the status is 202, ask for it by its ticket.
@@ -207,7 +204,8 @@ class NvidiaDriver(HttpDriver):
         be a second job.
         """
         pause, failures, ticket = _FIRST_PAUSE, 0, ""
-        headers = {name: value for name, value in asked.headers.items() if name != "Content-Type"}
+        of_the_call = ("Content-Type", *assets.REFERENCE_HEADERS)
+        headers = {name: value for name, value in asked.headers.items() if name not in of_the_call}
         while response.status == 202 or (ticket and response.status in _PASSING and failures < _MOST_FAILURES):
             failures += response.status != 202
             wait = faults.retry_after(response.headers) or pause

@@ -6,16 +6,17 @@ Source: NVIDIA's reference pages of Cloud Functions (assets), langchain-nvidia-a
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from pydantic_core import to_json
 
 from slmclient.chat import ChatRequest
 from slmclient.drivers.steps import HttpRequest, HttpResponse, from_json_or_none, read_body
-from slmclient.errors import APIConnectionError, ResponseFormatError
-from slmclient.media import Image, as_base64
+from slmclient.errors import APIConnectionError, BadRequestError, ResponseFormatError, SLMError
+from slmclient.media import Image
 
 ASSETS_URL = "https://api.nvcf.nvidia.com/v2/nvcf/assets"
 INLINE_CHARACTERS = 180_000
@@ -24,25 +25,30 @@ REFERENCE_HEADERS = ("NVCF-INPUT-ASSET-REFERENCES", "NVCF-FUNCTION-ASSET-IDS")  
 LARGEST = 5_000_000_000
 """Most bytes of an asset, by NVIDIA's reference pages."""
 
+DELETING = 5.0
+"""Seconds that the deletion of a call's assets may hold up its end, however many they are."""
+
 _MARK = ";asset_id,"
 _DESCRIPTION = "slmclient"
 _IDENTITY = re.compile(r"[A-Za-z0-9-]{1,100}")  # it becomes a part of a URL, and of headers
+_PASSING = (408, 429, 500, 502, 503, 504)
 
 Uploading = Generator[Any, Any, str]
 
 
 def is_large(image: Image) -> bool:
     """Return whether a picture does not go inside the call."""
-    return image.inline and len(as_base64(image) or "") > INLINE_CHARACTERS
+    return image.inline and (len(image.content) + 2) // 3 * 4 > INLINE_CHARACTERS
 
 
-def uploading(image: Image, request: ChatRequest, name: str, fault: Any) -> Uploading:
+def uploading(image: Image, request: ChatRequest, name: str, uploaded: list[str], fault: Any) -> Uploading:
     """Yield the commands that upload a picture; return the asset's id.
 
     Args:
         image: The picture.
         request: Its call, for the timeout.
         name: The provider, for errors.
+        uploaded: Gets the id as soon as there is an asset, whether or not it gets its content: it is to be deleted.
         fault: Returns the error for a response, of ``(response, payload)``.
     """
     said = {"contentType": image.media_type, "description": _DESCRIPTION}
@@ -50,32 +56,47 @@ def uploading(image: Image, request: ChatRequest, name: str, fault: Any) -> Uplo
     asked = HttpRequest("POST", ASSETS_URL, headers, to_json(said), request.timeout)
     response = cast(HttpResponse, (yield asked))
     payload = yield from read_body()
-    if response.status != 200:
+    if not 200 <= response.status < 300:  # the body of these holds the signed address, which no error may quote
         raise fault(response, payload=payload)
     identity, address = _created(from_json_or_none(payload), name)
+    uploaded.append(identity)
     # The address is signed, so it is a key itself: it gets no other, and stands in no error.
     headers = {"Content-Type": image.media_type, "x-amz-meta-nvcf-asset-description": _DESCRIPTION}
     put = HttpRequest("PUT", address, headers, image.content, request.timeout, keyless=True)
     answer = cast(HttpResponse, (yield put))
     yield from read_body()
     if answer.status not in (200, 201, 204):
-        raise APIConnectionError(f"{name} did not take the upload of a picture: {answer.status}.", provider=name)
+        kind = APIConnectionError if answer.status in _PASSING else BadRequestError
+        raise kind(
+            f"The storage of {name} did not take the upload of a picture: it answered {answer.status}. Without the "
+            "option large_images it is scaled down instead.",
+            provider=name,
+            status_code=answer.status,
+        )
     return identity
 
 
 def _created(payload: Any, name: str) -> tuple[str, str]:
+    """Return an asset's id, and where its content is put; both come from the server and become parts of requests."""
+    from slmclient.drivers.transport import scheme_and_host
+
     made: Mapping[str, Any] = cast("Mapping[str, Any]", payload) if isinstance(payload, Mapping) else {}
     identity, address = made.get("assetId"), made.get("uploadUrl")
     fits = isinstance(identity, str) and _IDENTITY.fullmatch(identity) and isinstance(address, str)
-    if not fits or urlsplit(str(address)).scheme != "https":
+    scheme, host = scheme_and_host(address) if fits else ("", "")
+    if scheme != "https" or not host:
         raise ResponseFormatError(f"{name} sent no asset to upload a picture to.", provider=name)
     return str(identity), str(address)
 
 
-def deleting(identity: str, request: ChatRequest) -> Generator[Any, Any, None]:
-    """Yield the commands that delete an asset; one that stays is deleted by NVIDIA after a day."""
-    yield HttpRequest("DELETE", f"{ASSETS_URL}/{identity}", timeout=min(request.timeout, 5.0))
-    yield from read_body()
+def deleting(uploaded: list[str], request: ChatRequest) -> Generator[Any, Any, None]:
+    """Yield the commands that delete assets; one that stays is deleted by NVIDIA after a day."""
+    until = time.monotonic() + DELETING
+    for identity in uploaded:
+        with suppress(SLMError):
+            timeout = min(request.timeout, DELETING)
+            yield HttpRequest("DELETE", f"{ASSETS_URL}/{identity}", timeout=timeout, until=until)
+            yield from read_body()
 
 
 def headers(request: ChatRequest) -> dict[str, str]:
