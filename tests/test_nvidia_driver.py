@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slmclient import AsyncPhiClient, Image, Message, PhiClient
+from slmclient import AsyncPhiClient, Audio, Image, Message, PhiClient
 from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.nvidia import NvidiaDriver
@@ -286,6 +286,41 @@ def test_only_users_send_pictures_and_the_others_plain_text() -> None:
     sent = json.loads(seen.body)["messages"]
     assert [sent[0]["content"], sent[2]["content"], sent[3]["content"]] == ["Be brief.", "A cat.", "Sure?"]
     assert isinstance(sent[1]["content"], list)
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (Image(b"\x89PNG\r\n\x1a\n...."), "takes images in user messages"),
+        (Audio(b"ID3..."), "takes sound in user messages"),
+    ],
+    ids=["picture", "sound"],
+)
+def test_pictures_and_sound_of_others_are_refused_before_anything_is_sent(role: Any, part: Any, said: str) -> None:
+    """Content of these roles is plain text at NVIDIA: what is beside the text would be lost."""
+    with FaultServer(whole(200, ANSWER)) as server, PhiClient("nvidia", "m", base_url=server.url) as client:
+        with pytest.raises(UnsupportedFeatureError, match=said):
+            client.chat([Message(role=role, content=(part,)), Message.user("Hi")])
+        assert server.seen == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_sound_goes_as_a_part_of_the_users_message(mode: Mode, stream: bool) -> None:
+    frame = {"choices": [{"index": 0, "delta": {"content": "At last."}, "finish_reason": "stop"}]}
+    answer = head() + f"data: {json.dumps(frame)}\n\ndata: [DONE]\n\n".encode() if stream else whole(200, ANSWER)
+    with FaultServer(answer) as server:
+        assert chat(mode, server.url, stream, audio=[b"ID3..."]) == "At last."
+    (seen,) = server.seen
+    assert json.loads(seen.body)["messages"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Hi"},
+                {"type": "input_audio", "input_audio": {"data": "SUQzLi4u", "format": "mp3"}},
+            ],
+        }
+    ]
 
 
 # --- what a limiter has to know

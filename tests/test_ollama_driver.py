@@ -311,7 +311,6 @@ def test_a_picture_goes_as_base64_without_its_type(picture: Image) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"images": ["https://example.com/a.png"]}, "no addresses"),
         ({"tools": [TOOL], "tool_choice": "required"}, "which tool to call"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}}, "which tool to call"),
     ],
@@ -320,6 +319,19 @@ def test_what_it_cannot_say_is_refused_before_anything_is_sent(asked: dict[str, 
     with FaultServer() as server, client_at(server.url, None) as client:
         with pytest.raises(UnsupportedFeatureError, match=said):
             client.chat("Hi", **asked)
+        assert server.seen == []
+
+
+def test_a_pictures_address_is_fetched_by_the_client_and_refused_by_the_driver_alone() -> None:
+    with FaultServer(whole(200, PICTURE)) as pictures, FaultServer(whole(200, last())) as server:
+        picture = Message.user("What is it?", Image(f"{pictures.url}/a"))
+        with PhiClient("ollama", "m", base_url=server.url, max_retries=0, allow_private_urls=True) as client:
+            client.chat([picture])
+        assert json.loads(server.seen.pop().body)["messages"][0]["images"] == [BASE64]
+        driver = OllamaDriver(DriverConfig("ollama", "m", base_url=server.url))
+        with pytest.raises(UnsupportedFeatureError, match="no addresses"):
+            list(driver.events(ChatRequest((picture,))))
+        driver.close()
         assert server.seen == []
 
 

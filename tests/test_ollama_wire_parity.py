@@ -7,9 +7,11 @@ played to both, must be read alike.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ollama
@@ -218,6 +220,32 @@ def test_our_request_is_the_official_clients(call: str, stream: bool) -> None:
     listed = {row.what: row.ours for row in DIFFERENCES if call in row.calls and row.stream in (None, stream)}
     found = differences(CALLS[call], stream)
     assert {what: ours for what, (ours, _) in found.items()} == listed, found
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_pictures_of_every_kind_are_read_as_the_official_client_reads_them(tmp_path: Path, stream: bool) -> None:
+    """Paths, bytes and base64, several in their order; a data URL, which it does not know, is the picture inside."""
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, file in enumerate(files):
+        file.write_bytes(PICTURE + bytes([number]) * number)  # of every length that base64 pads otherwise
+    third = files[2].read_bytes()
+    given = [files[0], str(files[1]), third, bytearray(third), "data:image/png;base64," + base64_of(third)]
+    theirs = [files[0], str(files[1]), third, third, base64_of(third)]
+    call = Call(
+        prompt=[Message.user("Compare.", *map(Image, given)), Message.assistant("Alike."), Message.user("Sure?")],
+        messages=(
+            {"role": "user", "content": "Compare.", "images": theirs},
+            {"role": "assistant", "content": "Alike."},
+            {"role": "user", "content": "Sure?"},
+        ),
+    )
+    listed = {row.what: row.ours for row in DIFFERENCES if "a picture" in row.calls and row.stream in (None, stream)}
+    found = differences(call, stream)
+    assert {what: ours for what, (ours, _) in found.items()} == listed, found
+
+
+def base64_of(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def test_the_other_requests_are_the_official_clients() -> None:

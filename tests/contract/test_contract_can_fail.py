@@ -20,11 +20,13 @@ from slmclient.policy.retry import RetryDriver
 from slmclient.testing import DriverContract, HttpDriverContract
 from slmclient.testing.mode import MODES
 
+GOOD = frozenset({Feature.PREFILL, Feature.IMAGES, Feature.AUDIO})
+
 
 class Good(Driver):
     """Keeps every promise, in few lines; those below break one each."""
 
-    info = DriverInfo(name="good", title="Good", docs="testing.md", features=frozenset({Feature.PREFILL}))
+    info = DriverInfo(name="good", title="Good", docs="testing.md", features=GOOD)
     closed = False
 
     def words(self, request: ChatRequest) -> list[str]:
@@ -207,6 +209,20 @@ class RepeatsThePrefill(Good):
         return [request.prefill or "", *super().words(request)]
 
 
+class IsBlind(Good):
+    def answer(self, request: ChatRequest) -> Iterator[Event]:
+        if any(message.images for message in request.messages):
+            raise ConfigurationError("no pictures, whatever my info says")
+        return super().answer(request)
+
+
+class IsDeaf(Good):
+    def answer(self, request: ChatRequest) -> Iterator[Event]:
+        if any(message.audio for message in request.messages):
+            raise ConfigurationError("no sound, whatever my info says")
+        return super().answer(request)
+
+
 class Refuses(Good):
     def answer(self, request: ChatRequest) -> Iterator[Event]:
         if "top_k" in request.sampling:
@@ -236,6 +252,8 @@ BROKEN: list[tuple[str, type[Good]]] = [
     ("closing_is_final", AnswersWhenClosed),
     ("no_thread_is_left", LeavesAThread),
     ("prefill_is_continued_and_not_repeated", RepeatsThePrefill),
+    ("images_are_taken", IsBlind),
+    ("sound_is_taken", IsDeaf),
     ("knobs_that_it_has_are_taken", Refuses),
     ("only_our_errors_leave", RaisesWhatItLikes),
     ("construction_opens_nothing", OpensASocket),
