@@ -65,6 +65,8 @@ class LlamaCppEngine(ModelEngine):
         self._projector = config.options.get("projector")
         self.image_tag = _PICTURE if self._projector else None
         self._server: Any = None
+        self._asked = False
+        """Whether the server has been asked anything."""
 
     def find(self, wanted: Callable[[], bool]) -> Path:
         """Return the model file; the embedded one is fetched where it is not here yet."""
@@ -86,6 +88,7 @@ class LlamaCppEngine(ModelEngine):
         if self._embedded:
             self.model_name = fetch.SMOLLM2.name
         self.context = min(self.context, self.config.options.get("n_ctx", CONTEXT)) or CONTEXT
+        self._asked = False
         self._server = engine.Server(self._parameters(engine, path))
 
     def failed(self, path: Path, error: Exception, said: str = "") -> SLMError:
@@ -141,6 +144,7 @@ class LlamaCppEngine(ModelEngine):
         prompt = self.prompt(request)
         call = _Call(self, request, prompt, emit)
         body = self._body(request)
+        self._asked = True
         try:
             if self._projector:
                 body["messages"] = [{"role": "user", "content": _parts(prompt)}]
@@ -194,7 +198,13 @@ class LlamaCppEngine(ModelEngine):
         return faults.fault(origin, code if isinstance(code, int) else 500, {}, frame)
 
     def unload(self) -> None:
-        """Free the model."""
+        """Free the model.
+
+        A server that is freed before its loop has begun waits for that loop for good, with the interpreter's lock held:
+        one that answered nothing yet answers something first.
+        """
+        if self._server is not None and not self._asked:
+            self._server.handle_completions({"prompt": "a", "max_tokens": 1})
         self._server = None
 
 

@@ -82,9 +82,9 @@ def _created(payload: Any, name: str) -> tuple[str, str]:
 
     made: Mapping[str, Any] = cast("Mapping[str, Any]", payload) if isinstance(payload, Mapping) else {}
     identity, address = made.get("assetId"), made.get("uploadUrl")
-    fits = isinstance(identity, str) and _IDENTITY.fullmatch(identity) and isinstance(address, str)
-    scheme, host = scheme_and_host(address) if fits else ("", "")
-    if scheme != "https" or not host:
+    named = isinstance(identity, str) and _IDENTITY.fullmatch(identity)
+    scheme, host = scheme_and_host(address) if isinstance(address, str) else ("", "")
+    if not named or scheme != "https" or not host:
         raise ResponseFormatError(f"{name} sent no asset to upload a picture to.", provider=name)
     return str(identity), str(address)
 

@@ -70,7 +70,7 @@ def encoded(request: ChatRequest, model: str | None, dialect: Dialect) -> bytes:
 
 def _message(message: Message) -> dict[str, Any]:
     shaped = message.to_openai()
-    if not message.images:
+    if not (message.images or message.audio):
         shaped["content"] = message.text  # text parts go as one string: some servers take no lists
     return shaped
 
