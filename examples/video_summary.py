@@ -1,7 +1,7 @@
 """The Phi-3.5-vision lesson: summarize a film from 21 of its frames.
 
     pip install "slmclient[video]"
-    SLM_PROVIDER=transformers SLM_MODEL=… python examples/video_summary.py film.mp4   # a model that sees
+    SLM_PROVIDER=onnx SLM_MODEL=phi-3.5-vision python examples/video_summary.py film.mp4   # a model that sees
 
 Without a film it makes one, of three seconds: red, then green, then blue.
 """

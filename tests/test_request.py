@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slmclient import Image, Message, SLMError, Text
+from slmclient import Audio, Image, Message, SLMError, Text
 from slmclient.chat import KNOBS, ChatOptions, ChatRequest
 from slmclient.errors import (
     BadRequestError,
@@ -24,7 +24,7 @@ from slmclient.errors import (
 from slmclient.request import chat_request
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import whole
-from slmclient.testing.hooks import RED
+from slmclient.testing.hooks import RED, SILENCE
 from test_client import ANSWER, Face, both
 from test_messages import json_values
 
@@ -75,7 +75,7 @@ BAD_PROMPTS: list[tuple[Any, dict[str, Any], type[SLMError], str]] = [
     ([[USER]], {}, BadRequestError, "list"),
     ([b"?"], {}, BadRequestError, "bytes"),
 ]
-_SAID = {"images": "[Ii]mage|PNG", "tools": "[Tt]ool"}
+_SAID = {"images": "[Ii]mage|PNG", "audio": "[Aa]udio|[Ss]ound|WAV", "tools": "[Tt]ool"}
 NAN, INF = math.nan, math.inf
 BAD_OPTIONS: list[tuple[Any, dict[str, Any], type[SLMError], str]] = [
     ("?", {"tempature": 0}, UnsupportedParameterError, "'tempature'.*'temperature'"),
@@ -97,6 +97,7 @@ BAD_OPTIONS: list[tuple[Any, dict[str, Any], type[SLMError], str]] = [
             "stop": ["", [""], ["a", ""], 5, ["a", 5], [None], b"a", {"a": 1}, [["a"]], True],
             "system": [5, ["Be brief."], b"Be brief.", Message.system("a")],
             "images": ["a.png", RED, Image(RED), 5, {"a.png"}, [None], [5], [["a.png"]], ["missing.png"], [b"text"]],
+            "audio": ["a.wav", SILENCE, Audio(SILENCE), 5, {"a.wav"}, [None], [5], [["a.wav"]], ["missing.wav"], [RED]],
             "model": [5, b"phi-4", True],
             "tools": ["weather", 5, {"weather": TOOL}, TOOL, ["weather"], [5], [{}], [{"type": "function"}]],
             "tool_choice": [5, ["auto"], True],
