@@ -712,3 +712,8 @@ def test_what_stands_for_sound_becomes_it(tmp_path: Path) -> None:
     assert Message.user("?", audio).images == ()
     with pytest.raises(ValueError, match="frozen"):
         audio.type = "audio"  # type: ignore[misc]
+
+
+def test_a_picture_has_one_source() -> None:
+    with pytest.raises(BadRequestError, match="one source"):
+        Image(RED, url="https://example.com/a.png")

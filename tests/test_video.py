@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import io
 import math
 import os
@@ -27,8 +28,8 @@ from slmclient.media.image import Image
 from slmclient.media.video import MOST_FRAMES, Video
 from slmclient.testing import ScriptedDriver
 
-av: Any = pytest.importorskip("av")
-pictures: Any = pytest.importorskip("PIL.Image")
+av: Any = importlib.import_module("av")
+pictures: Any = importlib.import_module("PIL.Image")
 
 LEVELS = (0, 85, 170, 255)
 

@@ -5,7 +5,6 @@ Two flows, driven by the same pumps as any other: so cancelling, deadlines and a
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -200,6 +199,8 @@ class Guard:
 
         Names may mean another address each time. What is refused then was sent nothing.
         """
+        import socket
+
         if event == _CONNECTING:
             self._check_all(socket.getaddrinfo(info["host"], info["port"], type=socket.SOCK_STREAM))
         elif event == _CONNECTED and not _is_there_public(info):
@@ -209,6 +210,7 @@ class Guard:
     async def awatch(self, event: str, info: Mapping[str, Any]) -> None:
         """`watch`, for asyncio."""
         import asyncio
+        import socket
 
         if event == _CONNECTING:
             loop = asyncio.get_running_loop()

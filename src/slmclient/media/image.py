@@ -63,6 +63,8 @@ class Image(BaseModel):
     def __init__(self, source: object = None, *, detail: ImageDetail | None = None, **fields: Any) -> None:
         url = fields.pop("url", None)
         super().__init__(detail=detail, **fields)
+        if source is not None and url is not None:
+            raise BadRequestError("An image has one source: give it alone, or url= alone.")
         if source is None:
             source = url
             if not isinstance(url, str) or not _is_url(url):
