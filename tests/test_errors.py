@@ -7,7 +7,7 @@ import copy
 import pickle
 import re
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -94,7 +94,9 @@ def full(kind: type[SLMError]) -> SLMError:
         body={"error": {"message": "the prompt was: confidential"}},
         **more,
     )
-    error.attempts = (Attempt(provider="azure", model="phi-4-mini", seconds=0.5, status_code=418, error="E"),)
+    error.attempts = (
+        Attempt(provider="azure", model="phi-4-mini", began=datetime.now(UTC), seconds=0.5, status_code=418, error="E"),
+    )
     return error
 
 

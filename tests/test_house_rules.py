@@ -23,7 +23,7 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     " drivers.sdk_route drivers.secret drivers.steps drivers.transport",
     "phi",
     "drivers.wire",
-    "catalogue chat errors hosts media messages reply request",
+    "catalogue chat clock errors hosts media messages reply request",
 )
 ROWS = {module: row for row, modules in enumerate(LAYERS) for module in modules.split()}
 HOMES = {  # what nothing but these files, or the files below these folders, may use
@@ -32,8 +32,8 @@ HOMES = {  # what nothing but these files, or the files below these folders, may
     "httpx2": ("drivers/transport.py",),
     "os.environ": ("environment.py",),
     "os.getenv": ("environment.py",),
-    "time.sleep": ("chat.py",),
-    "asyncio.sleep": ("chat.py",),
+    "time.sleep": ("clock.py",),
+    "asyncio.sleep": ("clock.py",),
     "base64": ("media/",),
     "print": ("cli/",),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -193,7 +194,7 @@ def test_what_has_no_finish_says_why() -> None:
 
 
 def test_notes_are_told_apart() -> None:
-    attempt = Attempt(provider="p", model="m", seconds=1.0)
+    attempt = Attempt(provider="p", model="m", began=datetime.now(UTC), seconds=1.0)
     reply = folded(
         Note("dropped", "top_k"),
         Note("converted", "system folded"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict
 
+from slmclient import clock
 from slmclient.media import SentImage
 from slmclient.messages import Message
 
@@ -117,11 +118,11 @@ class Cancellation:
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but no longer than until the call is cancelled."""
-        self._event.wait(seconds)
+        clock.wait(self._event, seconds)
 
     async def async_sleep(self, seconds: float) -> None:
         """`sleep` for asyncio."""
-        import asyncio  # here and elsewhere only where it runs already: its import is a third of what ours costs
+        import asyncio
 
         loop = asyncio.get_running_loop()
         woken = asyncio.Event()
@@ -131,9 +132,7 @@ class Cancellation:
 
         forget = self.on_cancel(wake)
         try:
-            await asyncio.wait_for(woken.wait(), seconds)
-        except TimeoutError:
-            pass
+            await clock.async_wait(woken, seconds)
         finally:
             forget()
 
@@ -156,12 +155,12 @@ class ChatRequest:
     timeout: float = 60.0
     """Longest silence of the server, in seconds."""
     deadline_at: float = float("inf")
-    """When the call must have ended, on the clock of `time.monotonic`."""
+    """When the call must have ended, by `slmclient.clock.now`."""
     cancellation: Cancellation = field(default_factory=Cancellation)
 
     def remaining(self) -> float:
         """Return the seconds left until the deadline; not above 0 when it has passed."""
-        return self.deadline_at - time.monotonic()
+        return self.deadline_at - clock.now()
 
     @property
     def prefill(self) -> str | None:
@@ -235,16 +234,22 @@ class Attempt(BaseModel):
 
     provider: str
     model: str | None
+    began: datetime
+    """When it was sent, in UTC."""
     seconds: float
     """How long it took until its first event, or until it failed."""
     waited: float = 0.0
-    """Seconds waited before it."""
+    """Seconds waited before it, because the try before it failed."""
+    queued: float = 0.0
+    """Seconds of it spent waiting for the rate limit of one's own."""
     status_code: int | None = None
     error: str | None = None
     """Name of the error that ended it; None for the try that answered."""
+    reason: str = ""
+    """What that error said."""
 
 
-NoteKind = Literal["dropped", "converted", "attempt", "image"]
+NoteKind = Literal["dropped", "converted", "attempt", "image", "queued"]
 
 
 @dataclass(slots=True)
@@ -252,7 +257,8 @@ class Note:
     """What drivers and wrappers tell the reply: left out, changed, tried. Never counts as an answer's first event."""
 
     kind: NoteKind
-    detail: str | Attempt | SentImage
+    detail: str | Attempt | SentImage | float
+    """What it was: of ``queued``, the seconds."""
 
 
 Event = Start | TextDelta | ReasoningDelta | ToolCallDelta | Usage | Finish | Note

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, cast
 
 from pydantic_core import to_json
 
+from slmclient import clock
 from slmclient.chat import KNOBS, Cancellation, ChatOptions, ChatRequest
 from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
 from slmclient.media import Audio, Image, as_audio, as_image
@@ -73,7 +73,7 @@ def chat_request(
         response_format=_response_format(given),
         extra=dict(_mapping("extra", given.get("extra", {}))),
         timeout=checked_seconds("timeout", given.get("timeout", timeout)),
-        deadline_at=time.monotonic() + seconds,
+        deadline_at=clock.now() + seconds,
         cancellation=Cancellation(),
     )
     return _check_json(request)

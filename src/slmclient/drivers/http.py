@@ -8,7 +8,6 @@ I/O.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -16,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic_core import from_json
 
-from slmclient import catalogue
+from slmclient import catalogue, clock
 from slmclient.chat import KNOBS, ChatRequest, Event, answers
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.pumps import Pumps
@@ -356,7 +355,7 @@ class HttpDriver(Driver):
 
 def _unasked(seconds: float) -> ChatRequest:
     """Return the limits of a talk with a server that is no chat."""
-    return ChatRequest((), timeout=seconds, deadline_at=time.monotonic() + seconds)
+    return ChatRequest((), timeout=seconds, deadline_at=clock.now() + seconds)
 
 
 def _parsed_object(data: bytes, name: str) -> Mapping[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
+from datetime import datetime
 from typing import Any, cast
 
 import tenacity
 
+from slmclient import clock
 from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note, Start, answers
 from slmclient.drivers.base import Driver
 from slmclient.errors import SLMError
@@ -48,7 +49,7 @@ class RetryDriver(Wrapper):
                 raise
 
     def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
-        began = time.monotonic()
+        began = clock.now(), clock.date()
         if tries.attempts and request.cancellation.cancelled:
             return [Finish("cancelled")], _nothing()
         events = self.inner.events(request)
@@ -83,7 +84,7 @@ class RetryDriver(Wrapper):
                 raise
 
     async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
-        began = time.monotonic()
+        began = clock.now(), clock.date()
         if tries.attempts and request.cancellation.cancelled:
             return [Finish("cancelled")], _anothing()
         events = self.inner.aevents(request)
@@ -141,22 +142,24 @@ class _Tries:
     def attempts(self) -> tuple[Attempt, ...]:
         return tuple(self._attempts)
 
-    def failed(self, began: float, error: SLMError) -> None:
+    def failed(self, began: tuple[float, datetime], error: SLMError) -> None:
         self._add(began, error)
         error.attempts = self.attempts
 
-    def answered(self, began: float) -> None:
+    def answered(self, began: tuple[float, datetime]) -> None:
         self._add(began, None)
 
-    def _add(self, began: float, error: SLMError | None) -> None:
+    def _add(self, began: tuple[float, datetime], error: SLMError | None) -> None:
         self._attempts.append(
             Attempt(
                 provider=self._driver.name,
                 model=self._model,
-                seconds=time.monotonic() - began,
+                began=began[1],
+                seconds=clock.now() - began[0],
                 waited=self.wait,
                 status_code=error.status_code if error else None,
                 error=type(error).__name__ if error else None,
+                reason=error.message if error else "",
             )
         )
 

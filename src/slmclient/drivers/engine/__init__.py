@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from slmclient import clock
 from slmclient.chat import ChatRequest, Event
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.engine.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
@@ -174,7 +175,7 @@ def _check(name: str, request: ChatRequest) -> None:
 
 def _first_words(deadline: float) -> ChatRequest:
     sampling = {"max_tokens": 1, "temperature": 0}
-    return ChatRequest((Message.user("Hi"),), sampling=sampling, deadline_at=time.monotonic() + deadline)
+    return ChatRequest((Message.user("Hi"),), sampling=sampling, deadline_at=clock.now() + deadline)
 
 
 class _Patience:
