@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -62,7 +62,7 @@ async def async_wait(event: asyncio.Event, seconds: float) -> None:
 
 
 @contextmanager
-def turned(clock: Clock) -> Iterator[None]:
+def turned(clock: Clock) -> Generator[None, None, None]:
     """Use another clock for a while, in the whole process: for tests.
 
     Args:
