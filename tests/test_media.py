@@ -717,3 +717,18 @@ def test_what_stands_for_sound_becomes_it(tmp_path: Path) -> None:
 def test_a_picture_has_one_source() -> None:
     with pytest.raises(BadRequestError, match="one source"):
         Image(RED, url="https://example.com/a.png")
+
+
+@pytest.mark.parametrize("kind", [Image, Audio])
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [("ftp://e.example/a", "an address, not a path: download it first"), ("file:///a.png", "write the path alone")],
+)
+def test_an_address_that_is_no_path_is_told_apart(kind: Any, written: str, hint: str) -> None:
+    with pytest.raises(BadRequestError, match=hint):
+        kind(written).check()
+
+
+def test_sound_at_an_address_is_not_fetched() -> None:
+    with pytest.raises(BadRequestError, match="download it first"):
+        Audio("https://e.example/a.wav").check()

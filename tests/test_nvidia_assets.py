@@ -42,6 +42,7 @@ from slmclient.errors import (
     ResponseFormatError,
     SLMError,
     StreamInterruptedError,
+    UnsupportedFeatureError,
 )
 from slmclient.testing.fault_server import Seen, head, whole
 from test_client import Face, both
@@ -332,6 +333,62 @@ async def test_without_the_option_it_is_scaled_down_and_goes_inside(face: Face, 
     (image,) = sent_images(cloud.seen[0])
     assert image["url"].startswith("data:image/jpeg;base64,")
     assert len(image["url"].partition(",")[2]) <= 180_000
+
+
+@both
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("large", [False, True])
+async def test_the_older_addresses_take_pictures_as_tags_in_the_text(
+    face: Face, cloud: Cloud, bundle: Path, stream: bool, large: bool
+) -> None:
+    """One address for each model, which is all of the address; its text parts are joined."""
+    path = "/v1/vlm/microsoft/phi-3-vision-128k-instruct"
+    config = replace(driver_at(cloud, bundle).config, model=None, base_url=cloud.url + path)
+    client = face.kind(driver=Hosted(config), max_retries=0)
+    prompt = [Message.system("Be brief."), Message.user("What is it?", Image(photo() if large else small()))]
+    if stream:
+        assert await face.text(client.stream(prompt, max_tokens=5)) == "A photo."
+    else:
+        assert (await face.done(client.chat(prompt, max_tokens=5))).text == "A photo."
+    (chat,) = cloud.of("chat")
+    source = f"data:image/jpeg;asset_id,{cloud.identity(1)}" if large else Image(small()).url
+    assert chat.path == path
+    assert json.loads(chat.body) == {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f'What is it? <img src="{source}" />'},
+        ],
+        "max_tokens": 5,
+        **({"stream": True} if stream else {}),
+    }
+    assert [chat.headers.get(name) for name in REFERENCES] == [cloud.identity(1) if large else None] * 2
+    assert client.model == "microsoft/phi-3-vision-128k-instruct"
+
+
+@both
+async def test_an_older_address_is_for_its_model_and_for_text_and_pictures(
+    face: Face, cloud: Cloud, bundle: Path
+) -> None:
+    config = replace(driver_at(cloud, bundle).config, model=None, base_url=f"{cloud.url}/v1/vlm/microsoft/phi-3-vision")
+    driver = Hosted(config)
+    client = face.kind(driver=driver, max_retries=0)
+    with pytest.raises(ConfigurationError, match="for microsoft/phi-3-vision alone, not for phi-4-mini"):
+        await face.done(client.chat("Hi", model="phi-4-mini"))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    for options in ({"tools": [tool]}, {"response_format": {"type": "json_object"}}):
+        with pytest.raises(UnsupportedFeatureError):
+            await face.done(client.chat("Hi", **options))
+    assert cloud.seen == []
+    assert driver.probe(5).models == ("microsoft/phi-3-vision",)
+
+
+@both
+async def test_pictures_of_other_roles_are_refused_before_any_is_fetched(
+    face: Face, cloud: Cloud, bundle: Path
+) -> None:
+    prompt = [Message.assistant("Look.").model_copy(update={"content": (Image("https://no.example/a.png"),)})]
+    with pytest.raises(UnsupportedFeatureError, match="user messages only"):
+        await face.done(client_at(face, cloud, bundle).chat([Message.user("Hi"), *prompt, Message.user("And?")]))
 
 
 @both

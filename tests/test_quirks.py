@@ -5,8 +5,7 @@ own flows; nothing is sent, but where an answer is what differs. Rows without a 
 
 - Tools for Phi: they are sent as asked; the refusals are among the error answers (test_error_answers.py).
 - Order of roles at NIM's hosted models: it differs by model, and the server's 400 says it better than a guess of ours.
-- Images as ``<img>`` in the text: NVIDIA's older endpoints below /v1/vlm are not spoken, which is said at once (below).
-- 180 KB for pictures at NVIDIA: nothing is scaled down or uploaded yet; what does not fit is NVIDIA's to refuse.
+- Images as ``<img>`` in the text, and 180 KB for pictures, at NVIDIA: test_nvidia_assets.py.
 - tool_choice, n and max_completion_tokens ignored by Ollama's /v1: nothing to do on our side but to send them as asked.
 """
 
@@ -142,12 +141,6 @@ def test_images_are_parts_with_a_data_url(place: str) -> None:
         assert text == {"type": "text", "text": "What is it?"}
         assert part["type"] == "image_url"
         assert part["image_url"]["url"].startswith(start)
-
-
-def test_nvidias_older_endpoints_are_named_as_such() -> None:
-    address = "https://ai.api.nvidia.com/v1/vlm/microsoft/phi-3-vision-128k-instruct"
-    with pytest.raises(errors.ConfigurationError, match="below /v1/vlm"):
-        NvidiaDriver(DriverConfig("nvidia", "m", base_url=address))
 
 
 def test_nvidias_gateway_holds_and_nobody_elses(place: str) -> None:

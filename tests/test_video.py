@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import importlib
@@ -21,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from slmclient import Message, PhiClient
+from slmclient import AsyncPhiClient, Message, PhiClient
 from slmclient.errors import BadRequestError
 from slmclient.media.film import Film, Progress
 from slmclient.media.image import Image
@@ -106,6 +107,42 @@ def frame_times(path: Path) -> list[float]:
 def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A film of six seconds, 5 frames each, a colour per second."""
     return Path(film(tmp_path_factory.mktemp("film") / "six.mp4", range(6)))
+
+
+# --- in calls
+
+
+@pytest.mark.parametrize("way", ["chat", "send", "stream"])
+def test_asyncio_has_a_film_read_on_a_thread(six: Path, way: str) -> None:
+    readers: set[int] = set()
+    film = Video(six, frames=3, progress=lambda _: readers.add(threading.get_ident()))
+
+    async def scenario() -> None:
+        async with AsyncPhiClient(driver=ScriptedDriver("Colours.")) as client:
+            if way == "chat":
+                await client.chat("What is it?", images=[film])
+            elif way == "send":
+                await client.conversation().send("What is it?", images=film)
+            else:
+                async with client.conversation().stream("What is it?", images=film) as stream:
+                    async for _ in stream:
+                        pass
+
+    asyncio.run(scenario())
+    assert readers
+    assert threading.get_ident() not in readers
+
+
+def test_a_film_among_pictures_stands_for_its_own(six: Path) -> None:
+    driver = ScriptedDriver("Colours.")
+    other = Image(next(iter(Video(six, frames=1))).content)
+    PhiClient(driver=driver).chat("What is it?", images=[other, Video(six, frames=2), other])
+    assert [number_of(image) for image in driver.requests[0].messages[0].images] == [3, 1, 4, 3]
+
+
+def test_a_film_given_as_a_picture_is_told_how(six: Path) -> None:
+    with pytest.raises(BadRequestError, match=r"is no PNG.* A film is given as Video\("):
+        Image(six).content  # noqa: B018
 
 
 # --- which frames

@@ -18,7 +18,7 @@ from slmclient.given import Given
 from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.retry import RetryDriver
 from slmclient.reply import Reply
-from slmclient.request import Prompt, chat_request, unknown_name
+from slmclient.request import Prompt, chat_request, read_films, unknown_name
 from slmclient.settings import Settings, resolve
 from slmclient.stream import AsyncReplyStream, ReplyStream
 
@@ -234,6 +234,7 @@ class AsyncPhiClient(_Client):
 
     async def chat(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> Reply:
         """Ask and wait for the whole answer; see `PhiClient.chat`."""
+        await read_films(options.get("images"))
         request, notes = self._admitted(prompt, options, stream=False)
         async with AsyncReplyStream(self._driver, request, notes) as stream:
             async for _ in stream.events():

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from slmclient.chat import ChatOptions
 from slmclient.errors import BadRequestError
 from slmclient.messages import Message
-from slmclient.request import turn
+from slmclient.request import read_films, turn
 
 if TYPE_CHECKING:
     from slmclient.client import AsyncPhiClient, PhiClient
@@ -138,6 +138,7 @@ class AsyncConversation(_Turns):
 
     async def send(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> Reply:
         """Say something and wait for the answer; see `Conversation.send`."""
+        await read_films(options.get("images"))
         asked, merged = self._asked(prompt, options)
         reply = await self._client.chat(asked, **merged)
         self._remember(asked, reply)
@@ -146,6 +147,7 @@ class AsyncConversation(_Turns):
     @asynccontextmanager
     async def stream(self, prompt: str | Message, **options: Unpack[ChatOptions]) -> AsyncGenerator[AsyncReplyStream]:
         """Say something and read the answer while it is written; see `Conversation.stream`."""
+        await read_films(options.get("images"))
         asked, merged = self._asked(prompt, options)
         async with self._client.stream(asked, **merged) as stream:
             yield stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, cast
 
@@ -210,7 +210,7 @@ def _text(name: str, value: object) -> str:
 
 def _attach(messages: list[Message], given: Mapping[str, Any]) -> None:
     """Put the options ``images`` and ``audio`` into the last turn of the user's."""
-    media: list[Image | Audio] = [as_image(image) for image in _several("images", given.get("images"))]
+    media: list[Image | Audio] = [as_image(image) for image in _pictures(_several("images", given.get("images")))]
     media += [as_audio(sound) for sound in _several("audio", given.get("audio"))]
     for position in range(len(messages) - 1 if media else -1, -1, -1):
         message = messages[position]
@@ -219,6 +219,29 @@ def _attach(messages: list[Message], given: Mapping[str, Any]) -> None:
             kept = tuple(part for part in parts if not (isinstance(part, Text) and not part.text))
             messages[position] = message.model_copy(update={"content": (*kept, *media)})
             return
+
+
+def _pictures(given: Sequence[Any]) -> Iterator[Any]:
+    """Yield the pictures one by one: those of a film, or of another list, stand in its place."""
+    for item in given:
+        if isinstance(item, Sequence) and not isinstance(item, (str, bytes, bytearray, memoryview)):
+            yield from cast("Sequence[Any]", item)
+        else:
+            yield item
+
+
+async def read_films(images: object) -> None:
+    """Have films among the pictures of a call read on a thread: it takes seconds that asyncio has no time for.
+
+    Args:
+        images: The option of a call; what it holds is checked later.
+    """
+    import asyncio
+
+    films: Sequence[Any] = cast("Sequence[Any]", images) if type(images) in (list, tuple) else [images]
+    for film in films:
+        if isinstance(film, Sequence) and type(film) not in (list, tuple, str, bytes):  # pyright: ignore
+            await asyncio.to_thread(len, film)  # pyright: ignore
 
 
 def _several(name: str, given: object) -> Sequence[Any]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
     from PIL import Image, ImageFile
 
-MOST_PIXELS = 50_000_000
+MOST_PIXELS = 64_000_000
 """Pictures with more are refused before they are unpacked: a small file can hold any number of them."""
 
 LOWEST_QUALITY = 60

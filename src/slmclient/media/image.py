@@ -27,6 +27,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"GIF89a", "image/gif"),
     (b"BM", "image/bmp"),
 )
+_FILMS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 _URL_SCHEMES = ("http://", "https://", "data:")
 _KINDS = "a path, a URL, bytes, a file, a Pillow image or a NumPy array"
 _SMALL = ImageLimits(formats=("image/png", "image/jpeg"), pixels=256 * 256)  # a thumbnail
@@ -122,7 +123,9 @@ class Image(BaseModel):
         if self._content is None:
             content = _read(self._source)
             if image_type(content) is None:
-                raise BadRequestError(f"{named(self._source)} is no PNG, JPEG, GIF, WebP or BMP picture.")
+                film = isinstance(self._source, Path) and self._source.suffix.lower() in _FILMS
+                hint = f" A film is given as Video({named(self._source)})." if film else ""
+                raise BadRequestError(f"{named(self._source)} is no PNG, JPEG, GIF, WebP or BMP picture.{hint}")
             self._content = content
         return self._content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from os import PathLike
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 from slmclient.errors import BadRequestError
 
 _LONGEST_NAME = 60
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/", re.IGNORECASE)  # two letters and more: C:/ is a drive
 _STREAMS = threading.Lock()  # what two threads read from one file object would be a half for each
 
 
@@ -90,7 +92,17 @@ def check_file(path: Path, what: str, most: int) -> None:
         if size > most:
             raise _too_large(f"The {what} {str(path)!r} has {size:,} bytes", most)
     except (OSError, ValueError) as error:
-        raise BadRequestError(f"The {what} {str(path)!r} cannot be read: {error}.") from None
+        raise BadRequestError(f"The {what} {str(path)!r} cannot be read: {error}.{_hint(path)}") from None
+
+
+def _hint(path: Path) -> str:
+    """Return what else a path that leads nowhere may be meant as."""
+    scheme = _ADDRESS.match(str(path))
+    if scheme is None:
+        return ""
+    if scheme[1].lower() == "file":
+        return " That is an address of a file: write the path alone."
+    return " That is an address, not a path: download it first."
 
 
 def _from_file(path: Path, what: str, most: int) -> bytes:

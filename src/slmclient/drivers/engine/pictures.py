@@ -21,7 +21,7 @@ from slmclient.drivers.prompt import Template
 from slmclient.errors import BadRequestError
 from slmclient.media import Image, image_bytes
 
-MOST_PIXELS = 50_000_000
+MOST_PIXELS = 64_000_000
 """A picture of more is refused before it is unpacked: a small file may hold a huge one."""
 
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")

@@ -17,11 +17,12 @@ from slmclient import catalogue
 from slmclient.chat import ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature, RateLimit
 from slmclient.drivers.http import HttpDriver
-from slmclient.drivers.nvidia import assets
+from slmclient.drivers.nvidia import assets, vlm
 from slmclient.drivers.steps import (
     Awaiting,
     HttpRequest,
     HttpResponse,
+    Probe,
     Probing,
     Steps,
     Wait,
@@ -108,12 +109,7 @@ class NvidiaDriver(HttpDriver):
         path = urlsplit(self.base_url).path
         if not path:
             self.base_url += "/v1"
-        elif path.startswith("/v1/vlm/") and self.at_vendor:
-            raise ConfigurationError(
-                "nvidia: the older endpoints below /v1/vlm, one for each model, are not spoken here. Use "
-                f"{self.info.default_base_url}, or a container of your own.",
-                provider=self.name,
-            )
+        self._model_of_address = vlm.model_of(path) if path.startswith(vlm.PATH) and self.at_vendor else None
         self._structured: str | None = self.own.get("structured") or (_STRUCTURED[0] if self.at_vendor else None)
         if self._structured not in (*_STRUCTURED, None):
             raise ConfigurationError(
@@ -130,8 +126,18 @@ class NvidiaDriver(HttpDriver):
 
     @property
     def default_model(self) -> str | None:
-        """The hosted default; a container of one's own is asked what it serves."""
-        return self.config.model or ("phi-4-mini" if self.at_vendor else None)
+        """The hosted default; a container of one's own is asked what it serves, and some addresses say it."""
+        return self.config.model or self._model_of_address or ("phi-4-mini" if self.at_vendor else None)
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What it can say; the older addresses of single vision models know text and pictures."""
+        return self.info.features if self._model_of_address is None else frozenset({Feature.IMAGES})
+
+    @property
+    def speech(self) -> Dialect:
+        """The dialect of this address."""
+        return self.dialect if self._model_of_address is None else vlm.spoken(self.dialect)
 
     @property
     def rate_limit(self) -> RateLimit | None:
@@ -140,17 +146,23 @@ class NvidiaDriver(HttpDriver):
         return RateLimit(requests_per_minute=40, source=source) if self.at_vendor else None
 
     def model_id(self, name: str) -> str:
-        """Return NVIDIA's id of a portable name; a container may have renamed its model and gets names as written."""
-        return catalogue.provider_id(name, "nvidia") if self.at_vendor else name
+        """Return NVIDIA's id of a portable name; a container may have renamed its model and gets names as written.
+
+        Raises:
+            ConfigurationError: The address is for another model.
+        """
+        identity = catalogue.provider_id(name, "nvidia") if self.at_vendor else name
+        if self._model_of_address not in (None, identity):
+            raise ConfigurationError(
+                f"nvidia: this base_url is for {self._model_of_address} alone, not for {name}. Leave the model out, or "
+                f"use {self.info.default_base_url}.",
+                provider=self.name,
+            )
+        return identity
 
     def flow(self, request: ChatRequest) -> Steps:
         """Yield the commands of one chat call; a format of the answer is said as this version of NIM takes it."""
-        for message in request.messages:
-            media = "images" if message.images else "sound"
-            if (message.images or message.audio) and message.role != "user":  # NVIDIA's pages: others are plain text
-                raise UnsupportedFeatureError(
-                    f"NIM takes {media} in user messages only, not in one of role {message.role!r}.", provider=self.name
-                )
+        self._check_roles(request)
         if request.response_format is not None and (yield from self._structured_here(request)) == _GUIDED:
             request = _guided(request)
         uploaded: list[str] = []
@@ -161,8 +173,17 @@ class NvidiaDriver(HttpDriver):
             raise
         yield from assets.deleting(uploaded, request)
 
+    def _check_roles(self, request: ChatRequest) -> None:
+        for message in request.messages:
+            media = "images" if message.images else "sound"
+            if (message.images or message.audio) and message.role != "user":  # NVIDIA's pages: others are plain text
+                raise UnsupportedFeatureError(
+                    f"NIM takes {media} in user messages only, not in one of role {message.role!r}.", provider=self.name
+                )
+
     def image_limits(self, request: ChatRequest) -> ImageLimits:
         """Return what the hosted service takes of pictures; a container fetches addresses and has no such limit."""
+        self._check_roles(request)  # before any is fetched or made to fit
         if not self.at_vendor:
             return ANY_IMAGE
         return replace(self.info.images, base64=None, bytes=assets.LARGEST) if self._uploads else self.info.images
@@ -189,7 +210,8 @@ class NvidiaDriver(HttpDriver):
 
     def encode(self, request: ChatRequest, model: str | None) -> HttpRequest:
         """Return the HTTP request; the hosted gateway is asked to hold it rather than to answer 202."""
-        asked = super().encode(request, model)
+        here = self._model_of_address is not None
+        asked = super().encode(vlm.tagged(request) if here else request, None if here else model)
         if not self.at_vendor:
             return asked
         references = assets.headers(request) if self._uploads else {}
@@ -230,6 +252,8 @@ class NvidiaDriver(HttpDriver):
 
     def probing(self, request: ChatRequest) -> Probing:
         """Yield the commands that ask a server what it serves, and a container first whether it is ready."""
+        if self._model_of_address is not None:
+            return Probe((self._model_of_address,))  # it has no list
         if self.at_vendor:
             return (yield from super().probing(request))
         try:
