@@ -12,7 +12,7 @@ class FakeClock(Clock):
     """Starts at 1,000 s; each wait moves it on by its whole length, unless what it waits for has happened.
 
     Attributes:
-        waits: Seconds of every wait, in order.
+        waits: Seconds of every wait that was one, in order.
         during: Called with each wait's seconds before the time passes: what happens meanwhile.
     """
 
@@ -42,7 +42,7 @@ class FakeClock(Clock):
         await asyncio.sleep(0)
 
     def _pass(self, happened: Callable[[], bool], seconds: float) -> None:
-        if happened():
+        if happened() or seconds <= 0:
             return
         self.waits.append(seconds)
         self.during(seconds)

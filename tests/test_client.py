@@ -30,6 +30,7 @@ from slmclient.errors import (
     UnsupportedFeatureError,
     UnsupportedParameterError,
 )
+from slmclient.policy.wrapper import innermost
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import whole
 from slmclient.testing.hooks import RED, SILENCE
@@ -220,7 +221,7 @@ async def test_stream_gives_the_same_reply_as_chat(face: Face) -> None:
 @both
 async def test_the_request_says_whether_pieces_are_wanted(face: Face) -> None:
     client = face.client("a", "b")
-    driver = client._driver.inner.inner
+    driver = innermost(client._driver)
     await face.done(client.chat("?"))
     async with face.opened(client.stream("?")) as stream:
         await face.text(stream)

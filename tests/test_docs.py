@@ -153,7 +153,7 @@ def test_the_errors_of_moving_house_are_ours_or_those_of_the_sdks() -> None:
 
 
 def test_every_error_is_in_the_tree() -> None:
-    tree = re.search(r"```text\n(.*?)```", text_of("docs/errors.md"), re.DOTALL)
+    tree = re.search(r"```text\n(.*?)```", text_of("docs/errors-and-retries.md"), re.DOTALL)
     assert tree is not None
     classes = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert sorted(re.findall(r"(\w+Error)\b", tree[1])) == sorted(classes)

@@ -213,3 +213,31 @@ def test_doctor_points_old_programs_to_moving_house() -> None:
 
 def test_an_odd_address_is_no_crash() -> None:
     assert doctor(OPENAI_BASE_URL="http://[")["ok"]
+
+
+# --- fallbacks
+
+
+def test_fallbacks_are_shown_and_one_that_cannot_work_is_a_problem_of_its_own() -> None:
+    report = doctor(code=1, SLM_FALLBACKS="nvidia:phi-4-mini, local")
+    assert report["provider"] == "local", "the rest is shown all the same"
+    assert report["settings"]["fallbacks"] == {
+        "value": "nvidia:phi-4-mini, local",
+        "origin": "environment",
+        "name": "SLM_FALLBACKS",
+    }
+    (problem,) = report["problems"]
+    assert problem.startswith("Fallback 'nvidia:phi-4-mini': nvidia needs a key")
+    assert "SLM_API_KEY" not in problem, "that one is the first provider's"
+    report = doctor(SLM_FALLBACKS="nvidia:phi-4-mini", NVIDIA_API_KEY="nvapi-0123456789", SLM_RATE_LIMIT="15/min")
+    assert report["settings"]["rate_limit"]["value"] == "15/min"
+    assert not [note for note in report["notes"] if "NVIDIA_API_KEY" in note], "it is used, by the fallback"
+    report = doctor("-p", "local", SLM_FALLBACKS="nvidia:phi-4-mini")
+    assert report["settings"]["fallbacks"]["value"] is None, "who was named on the command line has none"
+
+
+def test_a_missing_key_of_both_is_two_problems() -> None:
+    report = doctor(code=1, SLM_PROVIDER="nvidia", SLM_FALLBACKS="nvidia:phi-4-mini")
+    first, second = report["problems"]
+    assert first.startswith("nvidia needs a key")
+    assert second.startswith("Fallback ")

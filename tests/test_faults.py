@@ -2,8 +2,7 @@
 
 import json
 import re
-from datetime import UTC, date, datetime, timedelta
-from email.utils import format_datetime
+from datetime import date
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from slmclient.drivers.nvidia import NvidiaDriver
 from slmclient.drivers.openai import OpenAIDriver
 from slmclient.drivers.steps import HttpResponse
 from slmclient.drivers.wire.dialect import Dialect
-from slmclient.drivers.wire.faults import Origin, fault, request_id, retry_after
+from slmclient.drivers.wire.faults import Origin, fault, request_id
 from slmclient.errors import SLMError
 
 LONGEST = 1000  # characters of a message: one that a terminal or a log line can take
@@ -467,47 +466,6 @@ def test_an_error_inside_a_stream_is_classed_by_its_code(payload: Any, kind: typ
 
 
 # --- waiting
-
-NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, None),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "1.5"}, 1.5),
-        ({"retry-after": "0"}, 0.0),
-        ({"retry-after": " 7 "}, 7.0),
-        ({"retry-after-ms": "250"}, 0.25),
-        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
-        ({"x-ratelimit-timeremaining": "12", "retry-after": "0"}, 12.0),
-        ({"retry-after": format_datetime(NOW + timedelta(seconds=90), usegmt=True)}, 90.0),
-        ({"retry-after": format_datetime(NOW - timedelta(days=1), usegmt=True)}, 0.0),
-        ({"retry-after": "Mon, 23 Nov 2026 13:00:30 +0100"}, 30.0),
-        ({"retry-after": "Mon, 23 Nov 2026 12:00:30 -0000"}, 30.0),
-        ({"retry-after": "Mon Nov 23 12:00:30 2026"}, 30.0),  # asctime, which RFC 9110 still allows
-        ({"retry-after": ""}, None),
-        ({"retry-after": "soon"}, None),
-        ({"retry-after": "-5"}, None),
-        ({"retry-after": "nan"}, None),
-        ({"retry-after": "inf"}, None),
-        ({"retry-after": "Mon, 99 Foo 2026 25:61:61 GMT"}, None),
-    ],
-)
-def test_a_servers_wait_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers, NOW) == seconds
-
-
-@given(
-    st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,6} \d\d:\d\d:\d\d [+-]?\w{1,5}")
-)
-@example("Fri, 31 Dec 9999 23:59:59 -2359")
-@example("Sat, 01 Jan 0001 00:00:00 +2359")
-def test_nonsense_for_a_wait_is_no_wait(text: str) -> None:
-    seconds = retry_after({"retry-after": text, "retry-after-ms": text, "x-ratelimit-timeremaining": text})
-    assert seconds is None or 0 <= seconds < float("inf")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ PROVIDERS = {"azure", "github", "llamacpp", "mlx", "nvidia", "ollama", "onnx", "
 DRIVERS = " ".join(f"drivers.{name}" for name in sorted(PROVIDERS | {"openai"}))
 LAYERS = (  # from the top; a file imports only from its own row and those below
     "__init__ __main__ cli testing",
-    "client conversation stream",
+    "client construction conversation stream",
     "answer",
     "policy",
     "drivers.registry settings destination dotenv_file environment given",

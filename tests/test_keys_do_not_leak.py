@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 import slmclient
 from slmclient import AsyncPhiClient, PhiClient
 from slmclient.errors import ConfigurationError, SLMError
+from slmclient.policy.wrapper import innermost
 
 OURS = str(Path(slmclient.__file__).parent)
 PROVIDERS = {"openai": "/v1", "github": "/inference", "azure": "/openai/v1", "nvidia": "/v1"}
@@ -236,7 +237,7 @@ def where(held: Held, error: BaseException | None, client: Any, records: Records
     places: dict[str, str] = {f"log record {number}": text for number, text in enumerate(records.texts)}
     kept = [("client", client)]
     if client is not None:
-        kept += [("retry", client._driver), ("driver", client._driver.inner.inner), ("config", client._driver.config)]
+        kept += [("retry", client._driver), ("driver", innermost(client._driver)), ("config", client._driver.config)]
     for each in errors_of(error) if error is not None else []:
         name = type(each).__name__
         kept.append((name, each))

@@ -18,6 +18,7 @@ from engine_models import EngineModels
 from slmclient import Image, Message, PhiClient
 from slmclient.errors import BadRequestError, UnsupportedFeatureError
 from slmclient.messages import Text
+from slmclient.policy.wrapper import innermost
 
 JAPAN, TOKYO = "What is the capital of Japan?", "The capital of Japan is Tokyo."
 
@@ -97,7 +98,7 @@ def test_several_answers_are_written_at_once_where_that_was_asked_for(weights: P
             texts = iter(stream)
             next(texts)
             assert client.chat(JAPAN, temperature=0).text == TOKYO
-            assert stream._driver.inner.inner._room._running, "the first is still being written"  # type: ignore[attr-defined]
+            assert innermost(stream._driver)._room._running, "the first is still being written"  # type: ignore[attr-defined]
         texts_of_many: list[str] = []
         threads = [
             threading.Thread(target=lambda: texts_of_many.append(client.chat(JAPAN, temperature=0).text))

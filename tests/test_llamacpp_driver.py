@@ -428,9 +428,10 @@ import http.client, json, sys
 from pathlib import Path
 from slmclient import PhiClient
 from slmclient.drivers.llamacpp import LlamaCppDriver
+from slmclient.policy.wrapper import innermost
 client = PhiClient("llamacpp", sys.argv[1], options={"n_ctx": 256}, env_file=False)
 client.chat("Hi", max_tokens=1)
-address = client._driver.inner.inner._room.engine._server.listening_address.rpartition("//")[2]
+address = innermost(client._driver)._room.engine._server.listening_address.rpartition("//")[2]
 connection = http.client.HTTPConnection(address, timeout=10)
 body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1})
 for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer x"}):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from slmclient import AsyncPhiClient, Message
+from fake_clock import FakeClock
+from slmclient import AsyncPhiClient, Message, PhiClient, RetryPolicy, clock
 from slmclient.chat import ChatRequest, Finish, Note, ReasoningDelta, Start, TextDelta, ToolCallDelta, Usage
+from slmclient.drivers.base import DriverConfig
+from slmclient.drivers.secret import Secret
 from slmclient.errors import (
     APIConnectionError,
     APITimeoutError,
     AuthenticationError,
     BadRequestError,
+    ConfigurationError,
     InternalServerError,
     ModelRetiredError,
     NotFoundError,
@@ -25,6 +31,7 @@ from slmclient.errors import (
     SLMError,
     StreamInterruptedError,
 )
+from slmclient.policy import budget
 from slmclient.policy.retry import RetryDriver
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import Cut, Seen, head, whole
@@ -376,17 +383,139 @@ def test_a_task_that_is_cancelled_during_the_wait_ends_at_once() -> None:
 
 
 def test_a_wait_in_one_task_holds_up_no_other() -> None:
-    async def scenario() -> float:
-        client = AsyncPhiClient(driver=ScriptedDriver(busy(1.0), "quick", "late"))
+    async def scenario() -> list[str]:
+        client = AsyncPhiClient(driver=ScriptedDriver(busy(0.5), "quick", "late"))
         slow = asyncio.create_task(client.chat("?"))
         await asyncio.sleep(0.05)
-        began = time.monotonic()
-        assert (await client.chat("?")).text == "quick"
-        took = time.monotonic() - began
-        assert (await slow).text == "late"
-        return took
+        texts = [(await client.chat("?")).text]
+        assert not slow.done()
+        return [*texts, (await slow).text]
 
-    assert asyncio.run(scenario()) < 0.8
+    assert asyncio.run(scenario()) == ["quick", "late"]
+
+
+# --- the policy and the budget
+
+
+@both
+async def test_a_wait_longer_than_max_retry_wait_is_raised_not_slept(face: Face) -> None:
+    for longest, waits in ((60, []), (61, [61.0])):
+        time = FakeClock()
+        with clock.turned(time):
+            client = face.client(busy(61.0), "fine", retry=RetryPolicy(max_retry_wait=longest))
+            if waits:
+                assert (await face.done(client.chat("?"))).text == "fine"
+            else:
+                with pytest.raises(RateLimitError) as caught:
+                    await face.done(client.chat("?"))
+                assert caught.value.retry_after == 61.0
+        assert time.waits == waits
+
+
+@both
+async def test_each_try_is_told_when_how_long_status_and_why(face: Face) -> None:
+    time = FakeClock()
+
+    def slow_failure(request: ChatRequest) -> SLMError:
+        time.advance(2.0)
+        return InternalServerError("overloaded", status_code=503, retry_after=3.0)
+
+    with clock.turned(time):
+        began = time.date()
+        reply = await face.done(face.client(slow_failure, "fine").chat("?"))
+    first, second = reply.attempts
+    assert (first.began, first.seconds, first.waited) == (began, 2.0, 0.0)
+    assert (first.status_code, first.error, first.reason) == (503, "InternalServerError", "overloaded")
+    assert (second.began - began).total_seconds() == 5.0
+    assert (second.waited, second.status_code, second.error, second.reason) == (3.0, None, None, "")
+
+
+@both
+async def test_waits_without_a_hint_are_random_and_grow(face: Face) -> None:
+    drawn: list[list[float]] = []
+    for _ in range(20):
+        time = FakeClock()
+        with clock.turned(time):
+            await face.done(face.client(*[InternalServerError("down")] * 6, "fine", retry=RetryPolicy(6)).chat("?"))
+        drawn.append(time.waits)
+    for waits in drawn:
+        assert all(0 <= wait <= most for wait, most in zip(waits, (0.5, 1, 2, 4, 8, 8), strict=True))
+    assert len({waits[2] for waits in drawn}) > 10
+    assert max(waits[4] for waits in drawn) > 2
+
+
+class Dead(ScriptedDriver):
+    """A hosted driver whose server is down."""
+
+    info = replace(ScriptedDriver.info, hosted=True)
+
+    def __init__(self, url: str, key: str) -> None:
+        super().__init__(*[InternalServerError("down", retry_after=0.0)] * 1000)
+        self.config = DriverConfig("scripted", "m", base_url=url, api_key=Secret(key))
+
+
+@pytest.fixture
+def budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_kept", OrderedDict())
+
+
+@pytest.mark.usefixtures("budgets")
+@both
+async def test_a_dead_provider_is_not_hammered(face: Face) -> None:
+    """A reserve of 40 retries, then one for ten calls; shared by all clients of the same provider, address and key."""
+    driver = Dead("http://a", "key-one")
+    clients = [face.kind(driver=each) for each in (driver, driver)]
+    for number in range(200):
+        with pytest.raises(InternalServerError) as caught:
+            await face.done(clients[number % 2].chat("?"))
+    assert 200 + 40 + 16 <= len(driver.requests) <= 200 + 40 + 20
+    assert "retry budget of scripted is used up" in caught.value.__notes__[0]
+    for other in (Dead("http://b", "key-one"), Dead("http://a", "key-two")):
+        with pytest.raises(InternalServerError):
+            await face.done(face.kind(driver=other).chat("?"))
+        assert len(other.requests) == 3, "another account"
+
+
+@pytest.mark.usefixtures("budgets")
+@both
+async def test_the_budgets_share_can_be_set(face: Face) -> None:
+    driver = Dead("http://a", "key-one")
+    client = face.kind(driver=driver, retry=RetryPolicy(1, reserve=0, share=0.5))
+    for _ in range(100):
+        with pytest.raises(InternalServerError):
+            await face.done(client.chat("?"))
+    assert len(driver.requests) == 150
+
+
+def test_budgets_are_bounded_in_number(budgets: None) -> None:
+    for number in range(2000):
+        budget.budget_of(("p", number), 40)
+    assert len(budget._kept) == 1000
+    assert budget.budget_of(None, 40) is not budget.budget_of(None, 40)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_retries": -1},
+        {"max_retries": 1.5},
+        {"max_retries": True},
+        {"max_retry_wait": -1},
+        {"reserve": float("inf")},
+        {"share": float("nan")},
+        {"share": "1"},
+    ],
+)
+def test_a_policy_is_checked(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        RetryPolicy(**wrong)
+
+
+def test_a_client_takes_a_policy_or_a_number() -> None:
+    with pytest.raises(ConfigurationError, match="one of the two"):
+        PhiClient(driver=ScriptedDriver(), retry=RetryPolicy(), max_retries=1)
+    with pytest.raises(ConfigurationError, match="retry is a RetryPolicy, not int"):
+        PhiClient(driver=ScriptedDriver(), retry=3)  # type: ignore[arg-type]
 
 
 # --- it is a driver itself
@@ -410,4 +539,4 @@ class TestRetryDriver(DriverContract):
     """A wrapper keeps every promise that a driver makes."""
 
     def make_driver(self) -> RetryDriver:
-        return RetryDriver(ScriptedDriver(*[answer] * 20, features=[], delay=0.002), max_retries=2)
+        return RetryDriver(ScriptedDriver(*[answer] * 20, features=[], delay=0.002), 2)

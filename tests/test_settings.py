@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from slmclient import AsyncPhiClient, PhiClient, SLMError
 from slmclient.drivers import registry
+from slmclient.drivers.base import DriverConfig
 from slmclient.drivers.secret import Secret
 from slmclient.environment import DEFAULT, DOTENV, KEYWORD, PROCESS
 from slmclient.errors import ConfigurationError, ModelNotFoundError, UnknownProviderError
@@ -42,6 +43,8 @@ def value_of(settings: Settings, name: str) -> Any:
         "timeout": settings.timeout,
         "deadline": settings.deadline,
         "max_retries": settings.max_retries,
+        "rate_limit": settings.rate_limit,
+        "fallbacks": [each.driver.provider for each in settings.fallbacks if isinstance(each.driver, DriverConfig)],
         "options": dict(driver.options),
         "cache": driver.cache_dir,
         "offline": driver.offline,
@@ -74,6 +77,8 @@ ORDER: list[tuple[str, str, tuple[Any, str, str, Any], dict[str, Any]]] = [
     ("timeout", "SLM_TIMEOUT", (1.5, "2.5", "3.5", 60.0), {}),
     ("deadline", "SLM_DEADLINE", (11, "12", "13", 600.0), {}),
     ("max_retries", "SLM_MAX_RETRIES", (7, "8", "9", 2), {}),
+    ("rate_limit", "SLM_RATE_LIMIT", ("1/s", "2/s", "3/s", None), {"provider": "llamacpp"}),
+    ("fallbacks", "SLM_FALLBACKS", (["mlx"], "onnx", "openvino", None), {"provider": "llamacpp"}),
     ("options", "SLM_OPTIONS", ({"n_ctx": 1}, '{"n_ctx": 2}', '{"n_ctx": 3}', {}), {"provider": "llamacpp"}),
 ]
 PLACES = (KEYWORD, PROCESS, DOTENV, DEFAULT)
@@ -102,6 +107,9 @@ def test_the_first_place_that_says_something_wins(
         write_dotenv(**{variable: values[2]})
     settings = resolve(Given(**fields))
     wanted = values[first]
+    if name == "fallbacks":
+        assert value_of(settings, name) == ([wanted] if isinstance(wanted, str) else wanted or [])
+        return
     if isinstance(wanted, str) and name in ("timeout", "deadline", "max_retries", "options"):
         wanted = json.loads(wanted)
     assert value_of(settings, name) == wanted
@@ -570,3 +578,17 @@ def test_whatever_is_given_only_slmerrors_leave(provider: str, model: str, base_
         for name in (provider, "openai"):
             with suppress(SLMError):
                 PhiClient(name, model, base_url=url)
+
+
+def test_fallbacks_of_the_environment_go_with_the_provider_that_it_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt for this machine goes to no cloud because of a variable."""
+    monkeypatch.setenv("SLM_FALLBACKS", "llamacpp:a.gguf, openvino")
+    for provider in (None, "local"):
+        fallbacks = resolve(Given(provider=provider)).fallbacks
+        assert [each.driver.model for each in fallbacks if isinstance(each.driver, DriverConfig)] == (
+            [] if provider else ["a.gguf", None]
+        )
+    assert resolve(Given(fallbacks=())).fallbacks == ()
+    monkeypatch.setenv("SLM_FALLBACKS", "nowhere")
+    with pytest.raises(UnknownProviderError, match="nowhere"):
+        resolve(Given())

@@ -34,6 +34,7 @@ from slmclient.errors import (
     SLMError,
     UnsupportedFeatureError,
 )
+from slmclient.policy.wrapper import innermost
 
 JAPAN, TOKYO = "What is the capital of Japan?", "The capital of Japan is Tokyo."
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -434,7 +435,7 @@ def test_many_pictures_are_cut_into_fewer_crops_each(seeing: dict[str, Path]) ->
     """Phi-3.5-vision's processor has ``num_crops``; its own weights need code that is not tried here."""
     with client_of(seeing["llava"]) as client:
         client.warm_up()
-        driver: Any = client._driver.inner.inner  # type: ignore[attr-defined]
+        driver: Any = innermost(client._driver)  # type: ignore[attr-defined]
         sight = driver._room.engine._eyes._processor.image_processor
         sight.num_crops = 1
         client.chat("What is it?", images=[picture(RED)], max_tokens=1)

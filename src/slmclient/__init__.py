@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from slmclient.media import Audio, Image
     from slmclient.media.video import Video
     from slmclient.messages import Message, Text, ToolCall
+    from slmclient.policy.hearing import CallEvent
+    from slmclient.policy.retry import RetryPolicy
     from slmclient.reply import Reply
     from slmclient.stream import AsyncReplyStream, ReplyStream
 
@@ -32,6 +34,7 @@ _HOMES = {
     "AsyncPhiClient": "client",
     "AsyncReplyStream": "stream",
     "AzureInferenceClientDriver": "drivers.azure.inference_client",
+    "CallEvent": "policy.hearing",
     "Conversation": "conversation",
     "Audio": "media",
     "Image": "media",
@@ -41,6 +44,7 @@ _HOMES = {
     "PhiClient": "client",
     "Reply": "reply",
     "ReplyStream": "stream",
+    "RetryPolicy": "policy.retry",
     "SLMError": "errors",
     "Text": "messages",
     "ToolCall": "messages",
@@ -53,6 +57,7 @@ __all__ = [
     "AsyncReplyStream",
     "Audio",
     "AzureInferenceClientDriver",
+    "CallEvent",
     "Conversation",
     "Image",
     "Message",
@@ -60,6 +65,7 @@ __all__ = [
     "PhiClient",
     "Reply",
     "ReplyStream",
+    "RetryPolicy",
     "SLMError",
     "Text",
     "ToolCall",

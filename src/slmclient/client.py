@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, cast
+from typing import Any, Self, Unpack
 
 from slmclient.chat import ChatOptions, ChatRequest, Note
+from slmclient.construction import OF_POLICIES, ClientOptions, legs_of, settled
 from slmclient.conversation import AsyncConversation, Conversation
-from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, admit
-from slmclient.drivers.secret import ApiKey, Secret
-from slmclient.errors import ConfigurationError, SLMError, bare
-from slmclient.given import Given
-from slmclient.policy.fitting import FittingDriver
-from slmclient.policy.retry import RetryDriver
+from slmclient.drivers.secret import ApiKey
+from slmclient.errors import ConfigurationError
+from slmclient.policy.retry import RetryPolicy
+from slmclient.policy.stack import Policies, stacked
 from slmclient.reply import Reply
-from slmclient.request import Prompt, chat_request, read_films, unknown_name
-from slmclient.settings import Settings, resolve
+from slmclient.request import Prompt, chat_request, read_films
 from slmclient.stream import AsyncReplyStream, ReplyStream
-
-if TYPE_CHECKING:
-    import ssl
-
-
-_FOR_READY = ("timeout", "deadline", "max_retries", "strict")  # what a client with a ready driver still decides
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, "token"
-
-
-class ClientOptions(TypedDict, total=False):
-    """What both clients' constructors take by keyword besides the key. None means "not given"."""
-
-    base_url: str | None
-    """The server's address; alone it means provider ``openai``."""
-    timeout: float | None
-    """Longest silence of a server, in seconds; default 60, and 5 to connect."""
-    deadline: float | None
-    """Seconds for a whole call with its retries, loading and fetching of a model included; default 600."""
-    max_retries: int | None
-    """Tries after the first; default 2."""
-    headers: Mapping[str, str] | None
-    """More headers for the provider; their values are kept as secrets."""
-    proxy: str | None
-    """Proxy URL; default HTTPS_PROXY and its kin. Loopback never goes through one."""
-    verify: bool | str | ssl.SSLContext | None
-    """Certificate check: True, a bundle's path or an SSLContext; False turns it off."""
-    env_file: str | PathLike[str] | bool | None
-    """Path of a .env file; False reads none; default: the nearest one of the user's own."""
-    strict: bool
-    """Refuse options that the provider lacks, instead of leaving them out."""
-    insecure_http: bool
-    """Let a key go over plain http to another machine."""
-    allow_private_urls: bool
-    """Fetch pictures also from private networks and over plain http, where a provider takes no addresses itself."""
-    options: Mapping[str, Any] | None
-    """The driver's own settings, such as ``n_ctx`` or an Azure ``deployment``."""
-    driver: Driver | None
-    """A ready driver: nothing is read from the environment then."""
 
 
 class _Client:
@@ -87,17 +45,26 @@ class _Client:
         """
         driver = options.pop("driver", None)
         allow_private_urls = options.pop("allow_private_urls", False)
-        settings, failure = _settled(provider, model, api_key, options, driver)
+        policies: dict[str, Any] = {name: options.get(name) for name in OF_POLICIES}
+        settings, failure = settled(provider, model, api_key, options, driver)
         del api_key, options  # a traceback shows the locals of its frames: from here on none holds a key as text
         if failure is not None:
             raise failure
         assert settings is not None
-        self._owns_driver = driver is None
         self._strict = settings.strict
         self._timeout, self._deadline = settings.timeout, settings.deadline
-        inner = driver or registry.new_driver(settings.driver)
-        fitting = FittingDriver(inner, allow_private_urls=allow_private_urls)
-        self._driver = RetryDriver(fitting, settings.max_retries)
+        self._driver = stacked(
+            legs_of(settings, driver),
+            Policies(
+                retry=policies["retry"] or RetryPolicy(settings.max_retries),
+                hedge_after=policies["hedge_after"],
+                fallback_on=policies["fallback_on"] or (),
+                strict=settings.strict,
+                allow_private_urls=allow_private_urls,
+                on_event=policies["on_event"],
+            ),
+        )
+        self._adapts = bool(settings.fallbacks)
         self._closed = False
 
     @property
@@ -127,7 +94,9 @@ class _Client:
         request = chat_request(
             prompt, options, stream=stream, model=None, timeout=self._timeout, deadline=self._deadline
         )
-        return admit(driver, request, strict=self._strict)
+        admitted, notes = admit(driver, request, strict=self._strict)
+        # Where there are fallbacks each gets the call as it was written, and tells itself what it left out of it.
+        return (request, []) if self._adapts else (admitted, notes)
 
 
 class PhiClient(_Client):
@@ -207,8 +176,7 @@ class PhiClient(_Client):
     def close(self) -> None:
         """Close connections, or free the model; a driver that was handed in stays open."""
         self._closed = True
-        if self._owns_driver:
-            self._driver.close()
+        self._driver.close()
 
     def __enter__(self) -> Self:
         return self
@@ -261,8 +229,7 @@ class AsyncPhiClient(_Client):
     async def aclose(self) -> None:
         """Close connections, or free the model; a driver that was handed in stays open."""
         self._closed = True
-        if self._owns_driver:
-            await self._driver.aclose()
+        await self._driver.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -271,47 +238,3 @@ class AsyncPhiClient(_Client):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def _settled(
-    provider: str | None, model: str | None, api_key: ApiKey | None, options: ClientOptions, driver: Driver | None
-) -> tuple[Settings | None, SLMError | None]:
-    """Return the settings, or the error: returned, not raised, for these frames hold keys."""
-    try:
-        unknown = sorted(options.keys() - ClientOptions.__annotations__.keys())
-        if unknown:
-            raise ConfigurationError(unknown_name("argument", unknown[0], ClientOptions.__annotations__))
-        for name, value in (("provider", provider), ("model", model)):
-            if value is not None and not isinstance(value, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise ConfigurationError(f"{name} is a str, not {type(value).__name__}.")
-        if driver is not None:
-            _check_ready(driver, {"provider": provider, "model": model, "api_key": api_key, **options})
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        if api_key is not None:
-            given["api_key"] = Secret(api_key)
-        if "proxy" in given:
-            given["proxy"] = Secret(given["proxy"], "proxy")
-        if "headers" in given:
-            given["headers"] = _secret_values(given["headers"])
-        return resolve(Given(provider=provider, model=model, **given), driver), None
-    except SLMError as error:
-        return None, bare(error)
-
-
-def _check_ready(driver: object, beside: Mapping[str, object]) -> None:
-    if not isinstance(driver, Driver):
-        raise ConfigurationError(f"driver= is a Driver, ready to use, not {type(driver).__name__}.")
-    useless = [name for name, value in beside.items() if name not in _FOR_READY and value is not None]
-    if useless:
-        raise ConfigurationError(f"driver= is a ready driver: it takes no {', '.join(useless)} beside it.")
-
-
-def _secret_values(headers: object) -> dict[str, Secret]:
-    if not isinstance(headers, Mapping):
-        raise ConfigurationError(f"headers is a dict, not {type(headers).__name__}.")
-    values: dict[str, Secret] = {}
-    for name, value in cast("Mapping[Any, Any]", headers).items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError("headers has a name that no header can have.")
-        values[name] = Secret(value, f"the header {name}")
-    return values

@@ -20,6 +20,11 @@ from slmclient.given import Given
 from slmclient.hosts import is_loopback, matches
 
 
+def not_ours(name: str) -> Found | None:
+    """Return nothing: what our own variables say to a fallback, for they are the first provider's."""
+    return None
+
+
 def base_url(
     given: Given,
     info: DriverInfo,
@@ -95,7 +100,7 @@ def api_key(
     vendor, refused = _vendor_key(info, base_url, environment)
     if vendor is not None:
         return Found(Secret(vendor.value, vendor.name), vendor.origin, vendor.name), f"It came from {vendor}."
-    looked = ", ".join(("api_key=", "SLM_API_KEY", *info.key_variables))
+    looked = ", ".join(("api_key=", *(() if ours is not_ours else ("SLM_API_KEY",)), *info.key_variables))
     host = urlsplit(base_url.value or "").hostname or ""
     if matches(host, info.vendor_hosts):
         raise MissingApiKeyError(

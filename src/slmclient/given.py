@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from slmclient.drivers.secret import Secret
 
 if TYPE_CHECKING:
     import ssl
+
+    from slmclient.drivers.base import Driver
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +33,5 @@ class Given:
     strict: bool = False
     insecure_http: bool = False
     options: Mapping[str, Any] | None = None
+    rate_limit: str | None = None
+    fallbacks: Sequence[str | Given | Driver] | None = None

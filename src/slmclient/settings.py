@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from slmclient import catalogue, destination
 from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
 from slmclient.environment import DEFAULT, KEYWORD, Environment, Found
-from slmclient.errors import ConfigurationError, ModelNotFoundError, UnknownProviderError
+from slmclient.errors import ConfigurationError, ModelNotFoundError, SLMError, UnknownProviderError
 from slmclient.given import Given
 from slmclient.hosts import is_loopback, matches
 from slmclient.request import checked_seconds, unknown_name
@@ -21,7 +21,7 @@ DEFAULT_DEADLINE = 600.0
 DEFAULT_RETRIES = 2
 
 # Variables that describe the provider which the environment names; another provider chosen by keyword ignores them.
-_OF_PROVIDER = ("SLM_MODEL", "SLM_BASE_URL", "SLM_API_KEY", "SLM_OPTIONS")
+_OF_PROVIDER = ("SLM_MODEL", "SLM_BASE_URL", "SLM_API_KEY", "SLM_OPTIONS", "SLM_RATE_LIMIT", "SLM_FALLBACKS")
 VARIABLES = (
     "SLM_PROVIDER",
     *_OF_PROVIDER,
@@ -32,6 +32,14 @@ VARIABLES = (
     "SLM_OFFLINE",
 )
 """Our own variables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Who is asked when the provider cannot answer: how to make its driver, or one that was handed in."""
+
+    driver: DriverConfig | Driver
+    rate_limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class Settings:
     """Setting name to where it came from; keys are shown as set, never as they are."""
     env_file: str | None
     """The .env file that was read."""
+    rate_limit: str | None = None
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 def resolve(given: Given, ready: Driver | None = None) -> Settings:
@@ -63,10 +73,44 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
     """
     if ready is not None:
         timeout, deadline, retries = _limits(given, None)
-        return Settings(ready.config, given.strict, timeout.value, deadline.value, retries.value, {}, None)
+        fallbacks = _fallbacks(given, given.fallbacks or (), None)
+        values = timeout.value, deadline.value, retries.value
+        return Settings(ready.config, given.strict, *values, {}, None, given.rate_limit, fallbacks)
     environment = Environment(given.env_file)
     provider, model = _provider_and_model(given, environment)
     ours = _our_variables(environment, provider.value)
+    driver, origins = _driver_config(given, environment, provider, model, ours)
+    timeout, deadline, retries = _limits(given, environment)
+    rate_limit = _keyword_or(given.rate_limit, "rate_limit", ours("SLM_RATE_LIMIT"))
+    said = _fallbacks_said(given, provider, ours)
+    origins |= {
+        "timeout": timeout,
+        "deadline": deadline,
+        "max_retries": retries,
+        "rate_limit": rate_limit,
+        "fallbacks": replace(said, value=", ".join(map(_shown, said.value)) or None),
+    }
+    return Settings(
+        driver,
+        given.strict,
+        timeout.value,
+        deadline.value,
+        retries.value,
+        origins,
+        str(environment.file) if environment.file and environment.dotenv else None,
+        rate_limit.value,
+        _fallbacks(given, said.value, environment),
+    )
+
+
+def _driver_config(
+    given: Given,
+    environment: Environment,
+    provider: Found,
+    model: Found | None,
+    ours: Callable[[str], Found | None],
+) -> tuple[DriverConfig, dict[str, Found]]:
+    """Return what a driver is given, and where that came from."""
     info = registry.driver_info(provider.value)
     # A driver over HTTP has its own default, which may depend on the address; an engine's is a matter of its row.
     model = model or ours("SLM_MODEL") or Found(None if info.hosted else info.default_model, DEFAULT)
@@ -77,7 +121,6 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
     key, hint = destination.api_key(given, provider, info, base_url, ours, environment)
     verify = destination.verify(given, environment)
     destination.check_destination(info, base_url, key, given)
-    timeout, deadline, retries = _limits(given, environment)
     options = _options(given, ours)
     cache = environment.find("SLM_CACHE")
     offline = environment.find("SLM_OFFLINE")
@@ -86,9 +129,6 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
         "model": model,
         "base_url": base_url,
         "api_key": Found("set" if key else None, key.origin if key else DEFAULT, key.name if key else ""),
-        "timeout": timeout,
-        "deadline": deadline,
-        "max_retries": retries,
         "options": options,
         "cache": cache or Found(None, DEFAULT),
         "offline": offline or Found(None, DEFAULT),
@@ -107,8 +147,58 @@ def resolve(given: Given, ready: Driver | None = None) -> Settings:
         offline=_flag(offline),
         key_hint=hint,
     )
-    env_file = str(environment.file) if environment.file and environment.dotenv else None
-    return Settings(driver, given.strict, timeout.value, deadline.value, retries.value, origins, env_file)
+    return driver, origins
+
+
+def _keyword_or(keyword: object, name: str, found: Found | None) -> Found:
+    if keyword is not None:
+        return Found(keyword, KEYWORD, f"{name}=")
+    return found or Found(None, DEFAULT)
+
+
+def _fallbacks_said(given: Given, provider: Found, ours: Callable[[str], Found | None]) -> Found:
+    """Return who was named: by keyword, or by the environment beside the provider that it chose.
+
+    A provider that was chosen in code has the fallbacks that stand there: a prompt for this machine goes to no cloud
+    because of a variable.
+    """
+    if given.fallbacks is not None:
+        return Found(given.fallbacks, KEYWORD, "fallbacks=")
+    found = ours("SLM_FALLBACKS") if provider.origin != KEYWORD else None
+    if found is None:
+        return Found((), DEFAULT)
+    return replace(found, value=[name.strip() for name in found.value.split(",") if name.strip()])
+
+
+def _shown(fallback: str | Given | Driver) -> str:
+    if isinstance(fallback, Driver):
+        return fallback.name
+    if isinstance(fallback, Given):
+        return ":".join(filter(None, (fallback.provider, fallback.model)))
+    return fallback
+
+
+def _fallbacks(
+    given: Given, said: Sequence[str | Given | Driver], environment: Environment | None
+) -> tuple[Fallback, ...]:
+    """Return how the fallbacks are set up: by what was written for each, and the vendors' own variables."""
+    if environment is None and any(not isinstance(each, Driver) for each in said):
+        environment = Environment(given.env_file)
+    return tuple(_fallback(given, each, environment) for each in said)
+
+
+def _fallback(given: Given, said: str | Given | Driver, environment: Environment | None) -> Fallback:
+    if isinstance(said, Driver):
+        return Fallback(said)
+    own = Given(provider=said) if isinstance(said, str) else said
+    own = replace(own, strict=given.strict, verify=given.verify if own.verify is None else own.verify)
+    assert environment is not None
+    try:
+        provider, model = _provider_and_model(own, environment)
+        driver, _ = _driver_config(own, environment, provider, model, destination.not_ours)
+    except SLMError as error:
+        raise type(error)(f"Fallback {_shown(said)!r}: {error.message}", provider=error.provider) from None
+    return Fallback(driver, own.rate_limit)
 
 
 def _provider_and_model(given: Given, environment: Environment) -> tuple[Found, Found | None]:

@@ -141,25 +141,43 @@ def examine(provider: str | None, model: str | None) -> Report:
     infos = [info for name in registry.names() if (info := _info(name, report)) is not None]
     report.notes.extend(moving.notes(infos, environment))
     report.notes.extend(_unknown_variables(environment))
-    report.notes.extend(_unused_keys(report, environment, infos))
+    fallbacks = {config.provider for config in _fallbacks(settings)}
+    report.notes.extend(_unused_keys(report, environment, [info for info in infos if info.name not in fallbacks]))
     report.ok = not report.problems
     return report
 
 
 def _resolve(report: Report, given: Given) -> Settings | None:
-    """Return the settings; a missing key shall not keep the others from being shown."""
+    """Return the settings; neither a missing key nor a fallback's trouble shall keep the others from being shown."""
+    found = None
+    for fallbacks in ((), None):  # first without them
+        try:
+            found = _resolve_keyless(report, replace(given, fallbacks=fallbacks), told=fallbacks is None)
+        except SLMError as error:
+            report.problems.append(str(error))
+            said = _environment().find("SLM_FALLBACKS")
+            return found and replace(found, origins={**found.origins, **({"fallbacks": said} if said else {})})
+    return found
+
+
+def _resolve_keyless(report: Report, given: Given, *, told: bool) -> Settings:
+    """Return the settings, with a key for show where one is missing, which is a problem to tell once."""
     try:
         return resolve(given)
     except MissingApiKeyError as error:
-        report.problems.append(str(error))
-    except SLMError as error:
-        report.problems.append(str(error))
-        return None
-    try:
-        settings = resolve(replace(given, api_key=Secret("missing")))  # sent nowhere: nothing here is
-    except SLMError:
-        return None
-    return replace(settings, origins={**settings.origins, _KEY: Found(None, DEFAULT)})
+        keyed = replace(given, api_key=Secret("missing"))  # sent nowhere: nothing here is
+        try:
+            settings = resolve(keyed)
+        except SLMError as another:
+            raise (another if told else error) from None
+        if not told:
+            report.problems.append(str(error))
+        return replace(settings, origins={**settings.origins, _KEY: Found(None, DEFAULT)})
+
+
+def _fallbacks(settings: Settings | None) -> list[DriverConfig]:
+    found = [fallback.driver for fallback in settings.fallbacks] if settings is not None else []
+    return [driver for driver in found if isinstance(driver, DriverConfig)]
 
 
 def _environment() -> Environment:

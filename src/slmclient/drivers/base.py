@@ -223,8 +223,16 @@ class Driver:
         return f"<{type(self).__name__} {self.name}>" if made else f"<{type(self).__name__}>"
 
 
-def admit(driver: Driver, request: ChatRequest, *, strict: bool = False) -> tuple[ChatRequest, list[Note]]:
+def admit(
+    driver: Driver, request: ChatRequest, *, strict: bool = False, warn: bool = True
+) -> tuple[ChatRequest, list[Note]]:
     """Return the request as the driver can take it, with notes of what was left out: the one check before any I/O.
+
+    Args:
+        driver: Who is to take it.
+        request: The call.
+        strict: Whether options that the driver lacks are an error, and not left out.
+        warn: Whether a warning says what is left out.
 
     Raises:
         UnsupportedFeatureError: It asks for something that the driver cannot say.
@@ -248,7 +256,7 @@ def admit(driver: Driver, request: ChatRequest, *, strict: bool = False) -> tupl
             f"{driver.name} has no {', '.join(lacking)}. Leave it out, or let it be dropped with strict=False.",
             provider=driver.name,
         )
-    for name in lacking:
+    for name in lacking if warn else ():
         # The registry of the warnings module shows each text once for a place in the code.
         warnings.warn(f"{driver.name} has no {name}: it is left out (see reply.dropped).", UserWarning, stacklevel=4)
     kept = {name: value for name, value in request.sampling.items() if name not in lacking}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from typing import Any, cast
 
 from slmclient.drivers.apart import apart
@@ -15,10 +18,18 @@ from slmclient.errors import ConfigurationError
 
 _REMEMBERED = 4  # tokens of a provider function that answers may still echo
 _SHORTEST_REDACTED = 6  # "EMPTY" and such are dummies; cutting them out of messages would only garble those
+_SALT = os.urandom(32)  # of this process: what was hashed with it can be compared, and looked up nowhere
 
 
 ApiKey = str | Callable[[], str] | Callable[[], Awaitable[str]] | TokenCredential
 """A key, a function that returns one (a token provider, asynchronous or not), or an azure-core TokenCredential."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Same:
+    """Something by its identity, whatever its own repr would show."""
+
+    thing: object
 
 
 class Secret:
@@ -123,6 +134,13 @@ class Secret:
         if stripped not in self._given_out:
             self._given_out.append(stripped)
         return stripped
+
+    def identity(self) -> Hashable:
+        """Return what is equal for equal keys, or for the same function or credential, and shows nothing of them."""
+        if not self.renewable:
+            return blake2b(self._open().encode(), key=_SALT).digest()
+        source = self._credential or self._open
+        return id(source) if source.__hash__ is None else _Same(source)  # pyright: ignore[reportUnnecessaryComparison]
 
     def refused(self) -> None:
         """Take note that a server refused the key: a kept token is asked for anew."""

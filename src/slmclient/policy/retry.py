@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any, cast
 
 import tenacity
 
 from slmclient import clock
-from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note, Start, answers
+from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note
 from slmclient.drivers.base import Driver
-from slmclient.errors import SLMError
+from slmclient.errors import ConfigurationError, SLMError
+from slmclient.policy.account import account
+from slmclient.policy.beginning import abegun, begun, with_notes
+from slmclient.policy.budget import budget_of
+from slmclient.policy.hearing import CallEvent, CallEventKind, tell
 from slmclient.policy.wrapper import Wrapper
-
-LONGEST_WAIT = 60.0
-"""A server that asks for a longer wait (seconds) is not waited for: its error is raised, with ``retry_after`` set."""
 
 _Begun = tuple[list[Event], Generator[Event, None, None]]
 _AsyncBegun = tuple[list[Event], AsyncGenerator[Event, None]]
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=8)  # full jitter: anything from 0 to the doubling limit
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a call is tried again: after errors that may pass, before any part of an answer has come.
+
+    Waits are what the server asks for, else random ones that grow (full jitter: up to 0.5, 1, 2, 4, 8 seconds).
+
+    Raises:
+        ConfigurationError: A value that is none.
+    """
+
+    max_retries: int = 2
+    """Tries after the first."""
+    max_retry_wait: float = 60.0
+    """Seconds: where a server asks for a longer wait, its error is raised at once, with ``retry_after`` set."""
+    reserve: float = 40.0
+    """Retries that all calls of this process with the same provider, address and key have together; then ``share``."""
+    share: float = 0.1
+    """Retries that each call adds to the reserve again: of a dead server's calls, one in ten is tried again."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_retries", "max_retry_wait", "reserve", "share"):
+            value: object = getattr(self, name)
+            whole = name == "max_retries"
+            fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+            if not fits or not 0 <= value < math.inf:  # type: ignore[operator]
+                raise ConfigurationError(f"{name} is a {'whole ' if whole else ''}number of at least 0, not {value!r}.")
 
 
 class RetryDriver(Wrapper):
@@ -28,20 +58,21 @@ class RetryDriver(Wrapper):
 
     Args:
         inner: The driver.
-        max_retries: How many tries may follow the first.
+        policy: When; a number says how many tries may follow the first.
     """
 
-    def __init__(self, inner: Driver, max_retries: int) -> None:
+    def __init__(self, inner: Driver, policy: RetryPolicy | int) -> None:
         super().__init__(inner)
-        self.max_retries = max_retries
+        self.policy = RetryPolicy(policy) if isinstance(policy, int) else policy
+        self._budget = budget_of(account(inner), self.policy.reserve)
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of the first try that answers; notes of all tries come behind Start."""
-        tries = _Tries(self.inner, request)
-        retrying = tenacity.Retrying(sleep=request.cancellation.sleep, **self._policy(request, tries))
+        tries = self._tries(request)
+        retrying = tenacity.Retrying(sleep=request.cancellation.sleep, **self._rules(request, tries))
         first, rest = retrying(self._first, request, tries)
         with closing(rest):
-            yield from _merged(first, tries.notes())
+            yield from with_notes(first, tries.notes())
             try:
                 yield from rest
             except SLMError as error:
@@ -49,32 +80,23 @@ class RetryDriver(Wrapper):
                 raise
 
     def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
-        began = clock.now(), clock.date()
-        if tries.attempts and request.cancellation.cancelled:
+        if tries.given_up(request):
             return [Finish("cancelled")], _nothing()
+        tries.begin()
         events = self.inner.events(request)
-        first: list[Event] = []
         try:
-            for event in events:
-                first.append(event)
-                if answers(event):
-                    break
+            return tries.answered(begun(events)), events
         except SLMError as error:
-            tries.failed(began, error)
+            tries.failed(error)
             raise
-        except BaseException:
-            events.close()
-            raise
-        tries.answered(began)
-        return first, events
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""
-        tries = _Tries(self.inner, request)
-        retrying = tenacity.AsyncRetrying(sleep=request.cancellation.async_sleep, **self._policy(request, tries))
+        tries = self._tries(request)
+        retrying = tenacity.AsyncRetrying(sleep=request.cancellation.async_sleep, **self._rules(request, tries))
         first, rest = cast(_AsyncBegun, await retrying(self._afirst, request, tries))
         async with aclosing(rest):
-            for event in _merged(first, tries.notes()):
+            for event in with_notes(first, tries.notes()):
                 yield event
             try:
                 async for event in rest:
@@ -84,39 +106,48 @@ class RetryDriver(Wrapper):
                 raise
 
     async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
-        began = clock.now(), clock.date()
-        if tries.attempts and request.cancellation.cancelled:
+        if tries.given_up(request):
             return [Finish("cancelled")], _anothing()
+        tries.begin()
         events = self.inner.aevents(request)
-        first: list[Event] = []
         try:
-            async for event in events:
-                first.append(event)
-                if answers(event):
-                    break
+            return tries.answered(await abegun(events)), events
         except SLMError as error:
-            tries.failed(began, error)
+            tries.failed(error)
             raise
-        except BaseException:
-            await events.aclose()
-            raise
-        tries.answered(began)
-        return first, events
 
-    def _policy(self, request: ChatRequest, tries: _Tries) -> dict[str, Any]:
+    def _tries(self, request: ChatRequest) -> _Tries:
+        self._budget.called(self.policy.reserve, self.policy.share)
+        return _Tries(self.inner.name, request.model or self.inner.default_model)
+
+    def _rules(self, request: ChatRequest, tries: _Tries) -> dict[str, Any]:
         def worth_it(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
-            if not isinstance(error, SLMError) or not error.retryable or request.cancellation.cancelled:
+            if not isinstance(error, SLMError):
                 return False
-            if state.attempt_number > self.max_retries:
-                return False
-            tries.wait = _BACKOFF(state) if error.retry_after is None else error.retry_after
-            return tries.wait <= LONGEST_WAIT and tries.wait < request.remaining()
+            again = self._is_worth_it(error, request, state, tries)
+            tries.tell(tries.wait if again else None)
+            return again
 
         def wait(_: tenacity.RetryCallState) -> float:
             return tries.wait
 
         return {"retry": worth_it, "wait": wait, "stop": tenacity.stop_never, "reraise": True}
+
+    def _is_worth_it(
+        self, error: SLMError, request: ChatRequest, state: tenacity.RetryCallState, tries: _Tries
+    ) -> bool:
+        if not error.retryable or request.cancellation.cancelled or state.attempt_number > self.policy.max_retries:
+            return False
+        tries.wait = _BACKOFF(state) if error.retry_after is None else error.retry_after
+        if tries.wait > self.policy.max_retry_wait or tries.wait >= request.remaining():
+            return False
+        if self._budget.spend():
+            return True
+        error.add_note(
+            f"Not tried again: the retry budget of {self.inner.name} is used up, for most calls fail (RetryPolicy)."
+        )
+        return False
 
 
 def _nothing() -> Generator[Event, None, None]:
@@ -129,12 +160,17 @@ async def _anothing() -> AsyncGenerator[Event, None]:
 
 
 class _Tries:
-    """What was tried for one call."""
+    """What was tried for one call.
 
-    def __init__(self, driver: Driver, request: ChatRequest) -> None:
-        self._driver = driver
-        self._model = request.model or driver.default_model
+    Args:
+        provider: Who is asked.
+        model: Which model of theirs.
+    """
+
+    def __init__(self, provider: str, model: str | None) -> None:
+        self._provider, self._model = provider, model
         self._attempts: list[Attempt] = []
+        self._began, self._date = clock.now(), clock.date()
         self.wait = 0.0
         """Seconds to wait, or waited, before the next try."""
 
@@ -142,32 +178,44 @@ class _Tries:
     def attempts(self) -> tuple[Attempt, ...]:
         return tuple(self._attempts)
 
-    def failed(self, began: tuple[float, datetime], error: SLMError) -> None:
-        self._add(began, error)
+    def given_up(self, request: ChatRequest) -> bool:
+        """Return whether the call was cancelled between two tries."""
+        return bool(self._attempts) and request.cancellation.cancelled
+
+    def begin(self) -> None:
+        self._began, self._date = clock.now(), clock.date()
+
+    def failed(self, error: SLMError) -> None:
+        self._add(error, 0.0)
         error.attempts = self.attempts
 
-    def answered(self, began: tuple[float, datetime]) -> None:
-        self._add(began, None)
+    def answered(self, first: list[Event]) -> list[Event]:
+        """Note a try that answers; return its events without those that were for the note alone."""
+        queued = sum(cast(float, event.detail) for event in first if isinstance(event, Note) and event.kind == "queued")
+        self._add(None, queued)
+        self.tell(None)
+        return [event for event in first if not (isinstance(event, Note) and event.kind == "queued")]
 
-    def _add(self, began: tuple[float, datetime], error: SLMError | None) -> None:
+    def _add(self, error: SLMError | None, queued: float) -> None:
         self._attempts.append(
             Attempt(
-                provider=self._driver.name,
+                provider=self._provider,
                 model=self._model,
-                began=began[1],
-                seconds=clock.now() - began[0],
+                began=self._date,
+                seconds=clock.now() - self._began,
                 waited=self.wait,
+                queued=queued,
                 status_code=error.status_code if error else None,
                 error=type(error).__name__ if error else None,
                 reason=error.message if error else "",
             )
         )
 
-    def notes(self) -> list[Event]:
+    def tell(self, wait: float | None) -> None:
+        """Tell of the last try, and how long it is until the next."""
+        attempt = self._attempts[-1]
+        kind: CallEventKind = "attempt_failed" if attempt.error else "attempt_answered"
+        tell(CallEvent(kind, self._provider, self._model, attempt=attempt, wait=wait))
+
+    def notes(self) -> list[Note]:
         return [Note("attempt", attempt) for attempt in self._attempts]
-
-
-def _merged(first: list[Event], notes: list[Event]) -> list[Event]:
-    """Return the events with the notes behind Start."""
-    split = 1 if first and isinstance(first[0], Start) else 0
-    return first[:split] + notes + first[split:]

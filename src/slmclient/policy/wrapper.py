@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from slmclient.chat import ChatRequest
+from collections.abc import AsyncGenerator, Generator
+
+from slmclient.chat import ChatRequest, Event
 from slmclient.drivers.base import Driver, Feature, RateLimit
 from slmclient.media import ImageLimits
 
@@ -63,3 +65,28 @@ class Wrapper(Driver):
     async def aclose(self) -> None:
         """Close the inner driver."""
         await self.inner.aclose()
+
+
+class Lent(Wrapper):
+    """A driver that was handed in from outside: it stays open when the policies around it are closed."""
+
+    def events(self, request: ChatRequest) -> Generator[Event, None, None]:
+        """Return the inner driver's events."""
+        return self.inner.events(request)
+
+    def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        """`events`, for asyncio."""
+        return self.inner.aevents(request)
+
+    def close(self) -> None:
+        """Leave the inner driver open."""
+
+    async def aclose(self) -> None:
+        """Leave the inner driver open."""
+
+
+def innermost(driver: Driver) -> Driver:
+    """Return the driver inside all its policies; of several, the first."""
+    while isinstance(driver, Wrapper):
+        driver = driver.inner
+    return driver

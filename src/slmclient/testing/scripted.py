@@ -104,6 +104,9 @@ class ScriptedDriver(Driver):
         """Yield the next script's events."""
         script = self._next(request)
         finished = False
+        if self._cancelled(request):
+            yield Finish("cancelled")
+            return
         for event in self._complete(script, request):
             request.cancellation.sleep(self._pause(request))
             if not finished and self._cancelled(request):
@@ -116,6 +119,9 @@ class ScriptedDriver(Driver):
         """Yield the next script's events, for asyncio."""
         script = self._next(request)
         finished = False
+        if self._cancelled(request):
+            yield Finish("cancelled")
+            return
         for event in self._complete(script, request):
             if self.delay:
                 await request.cancellation.async_sleep(self._pause(request))

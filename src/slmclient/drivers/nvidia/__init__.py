@@ -29,7 +29,7 @@ from slmclient.drivers.steps import (
     from_json_or_none,
     read_body,
 )
-from slmclient.drivers.wire import faults
+from slmclient.drivers.wire import waits
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
 from slmclient.errors import (
     ConfigurationError,
@@ -230,7 +230,7 @@ class NvidiaDriver(HttpDriver):
         headers = {name: value for name, value in asked.headers.items() if name not in of_the_call}
         while response.status == 202 or (ticket and response.status in _PASSING and failures < _MOST_FAILURES):
             failures += response.status != 202
-            wait = faults.retry_after(response.headers) or pause
+            wait = waits.retry_after(response.headers) or pause
             yield from read_body()
             if response.status == 202:  # an error's NVCF-REQID is its own
                 ticket = self._ticket(response, ticket)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from email.utils import parsedate_to_datetime
+from datetime import date
 from typing import Any, cast
 
 from pydantic_core import from_json
 
 from slmclient import catalogue, errors
+from slmclient.drivers.wire import waits
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
 
 _BY_STATUS: dict[int, type[errors.SLMError]] = {
@@ -53,6 +53,7 @@ _HINTS: dict[type[errors.SLMError], str] = {
     errors.RateLimitError: "Wait, or send fewer requests at once.",
     errors.InternalServerError: "It may pass: try again later.",
 }
+_WAITING = (200, 408, 409, 425, 429, 500, 502, 503, 504, 529)  # where prose may say how long to wait; 200: in a stream
 _STATUSES = frozenset(str(status) for status in range(400, 600))
 _REQUEST_ID_HEADERS = ("x-request-id", "apim-request-id", "x-ms-request-id", "nvcf-reqid", "x-github-request-id")
 _DAY = re.compile(r"\b(20\d\d)-(\d\d)-(\d\d)(?!\d)")
@@ -109,7 +110,7 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
         "status_code": status,
         "code": shape.code,
         "request_id": request_id(headers),
-        "retry_after": retry_after(headers),
+        "retry_after": waits.retry_after(headers, shape.message if status in _WAITING else ""),
         "body": payload,
     }
     if issubclass(kind, errors.RetiredError):
@@ -335,29 +336,3 @@ def limits(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what the headers say of rate limits: a name without its ``x-ratelimit-`` to its value, both as sent."""
     said = [(name.removeprefix(_LIMIT), value) for name, value in headers.items() if name.startswith(_LIMIT)]
     return {name: value[:_LONGEST_CODE] for name, value in said[:_MOST_LIMITS]}
-
-
-def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Return the seconds that the server asks to wait, or None where it asks nothing sensible.
-
-    Reads ``retry-after-ms``, ``x-ratelimit-timeremaining`` (GitHub Models: seconds) and ``retry-after`` as seconds or
-    an HTTP date.
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("x-ratelimit-timeremaining", 1.0), ("retry-after", 1.0)):
-        seconds = _number(headers.get(name))
-        if seconds is not None:
-            return seconds / unit
-    try:
-        then = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    then = then if then.tzinfo else then.replace(tzinfo=UTC)
-    return max(0.0, (then - (now or datetime.now(UTC))).total_seconds())
-
-
-def _number(value: str | None) -> float | None:
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None

@@ -1,0 +1,41 @@
+"""The beginning of an answer: as far as a call can still be tried again, or be answered by somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Iterable
+
+from slmclient.chat import Event, Note, Start, answers
+
+
+def begun(events: Generator[Event, None, None]) -> list[Event]:
+    """Return the events up to the first that is part of an answer; if there is an error, the generator is closed."""
+    first: list[Event] = []
+    try:
+        for event in events:
+            first.append(event)
+            if answers(event):
+                break
+    except BaseException:
+        events.close()
+        raise
+    return first
+
+
+async def abegun(events: AsyncGenerator[Event, None]) -> list[Event]:
+    """`begun`, for asyncio."""
+    first: list[Event] = []
+    try:
+        async for event in events:
+            first.append(event)
+            if answers(event):
+                break
+    except BaseException:
+        await events.aclose()
+        raise
+    return first
+
+
+def with_notes(first: list[Event], notes: Iterable[Note]) -> list[Event]:
+    """Return the events with notes behind Start."""
+    split = 1 if first and isinstance(first[0], Start) else 0
+    return [*first[:split], *notes, *first[split:]]
