@@ -11,6 +11,7 @@ from slmclient.construction import OF_POLICIES, ClientOptions, legs_of, settled
 from slmclient.conversation import AsyncConversation, Conversation
 from slmclient.drivers.base import Driver, admit
 from slmclient.drivers.secret import ApiKey
+from slmclient.environment import captures_content
 from slmclient.errors import ConfigurationError
 from slmclient.policy.retry import RetryPolicy
 from slmclient.policy.stack import Policies, stacked
@@ -62,6 +63,7 @@ class _Client:
                 strict=settings.strict,
                 allow_private_urls=allow_private_urls,
                 on_event=policies["on_event"],
+                capture_content=captures_content(),
             ),
         )
         self._adapts = bool(settings.fallbacks)

@@ -73,3 +73,9 @@ class Environment:
             return str(Path(named.value).expanduser())
         shared = self.process.get("XDG_CACHE_HOME") if sys.platform.startswith("linux") else None
         return str(Path(shared) / "slmclient") if shared else None
+
+
+def captures_content() -> bool:
+    """Return whether spans hold prompts and answers, by the variable of OpenTelemetry's own instrumentations."""
+    value = os.environ.get("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "")
+    return value.strip().lower() in ("true", "span_only", "span_and_event")

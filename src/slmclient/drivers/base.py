@@ -83,6 +83,8 @@ class DriverInfo:
     """How its server is started on one's own machine, for the error where it is not there."""
     key_advice: str = ""
     """What else may serve as a key, for the error where none was found."""
+    telemetry_name: str = ""
+    """What OpenTelemetry's conventions call the provider, where that is not its name."""
     old_variables: tuple[str, ...] = ()
     """Variables of programs written for an SDK that is retired, read or not: `slm doctor` says how to move on."""
 

@@ -219,8 +219,7 @@ def _conventional(provider: str, driver: Driver) -> str:
         info = registry.driver_info(provider)
     else:
         return provider
-    name: str = getattr(info, "telemetry_name", "")
-    return name or provider
+    return info.telemetry_name or provider
 
 
 def _server(driver: Driver) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class AzureDriver(HttpDriver):
     options = {"deployment": str, "api_version": str, "shape": str, "scope": str, "extra_parameters": str}
     info: ClassVar[DriverInfo] = DriverInfo(
         name="azure",
+        telemetry_name="azure.ai.inference",
         title="Azure AI Foundry",
         docs="providers/azure.md",
         features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
