@@ -318,12 +318,30 @@ def test_a_film_that_is_none() -> None:
     assert done.stderr.startswith("BadRequestError: The film "), done.stderr
 
 
+def test_an_answer_is_recorded_and_replayed_without_its_server(llama_server: LlamaServers, tmp_path: Path) -> None:
+    path = str(tmp_path / "new" / "capital.json")
+    recorded = run("record_replay.py", path, SLM_BASE_URL=f"{llama_server().url}/v1", SLM_API_KEY=KEY)
+    assert recorded.stdout == f"{TOKYO}\n", recorded.stderr
+    assert recorded.stderr == "(recorded: 1 call in capital.json)\n"
+    replayed = run("record_replay.py", path, SLM_PROVIDER="nvidia")
+    assert replayed.stdout == f"{TOKYO}\n", replayed.stderr
+    assert replayed.stderr == "(replayed from capital.json; 0 calls were not asked for)\n"
+
+
 def test_errors_are_explained() -> None:
     lines = run("errors.py").stdout.splitlines()
     assert len(lines) == 5
     assert lines[0].endswith("Did you mean 'azure'? A model's name goes into model=.")
     assert lines[3] == "a service that was switched off: gone since 2026-07-30; instead: azure"
     assert lines[4].startswith("a server that is not there: APIConnectionError after 2 tries: ")
+
+
+@pytest.mark.usefixtures("weights")
+def test_there_is_always_an_answer() -> None:
+    done = run("fallbacks.py")
+    assert done.stdout == f"local: {TOKYO}\nlocal: The capital of Kenya is Nairobi.\n"
+    told = "github could not answer (ProviderRetiredError), asking local\n"
+    assert done.stderr == 2 * told, "asked once, passed over afterwards"
 
 
 @pytest.fixture(scope="module")
