@@ -133,6 +133,23 @@ async def test_the_limit_of_ones_own_is_patient_only_where_nobody_else_is_there(
 
 
 @both
+async def test_a_wait_for_a_slot_that_was_too_long_is_not_begun_again(face: Face) -> None:
+    time = FakeClock()
+    with clock.turned(time):
+        slow = ScriptedDriver([TextDelta("long"), *[TextDelta(" more")] * 9], "x", name="one")
+        client = client_of(
+            face, slow, ScriptedDriver("other", name="two"), rate_limit="1 concurrent", max_retries=2, retry=None
+        )
+        stream = client.stream("?")
+        async with face.opened(stream):
+            async for _ in face.each(stream):
+                reply = await face.done(client.chat("?"))
+                break
+    assert tried(reply) == [("one", "RateLimitError"), ("two", None)]
+    assert sum(time.waits) == pytest.approx(60, abs=2)
+
+
+@both
 async def test_not_once_a_piece_of_the_answer_is_out(face: Face) -> None:
     broken = [TextDelta("Half"), StreamInterruptedError("broke off")]
     client = client_of(face, ScriptedDriver(GONE, name="one"), ScriptedDriver(broken, name="two"), ScriptedDriver("x"))

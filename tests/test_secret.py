@@ -155,3 +155,13 @@ def test_secrets_compare_by_their_keys() -> None:
     assert Secret("key-1") != "key-1"
     assert Secret(lambda: "key-1") != Secret(lambda: "key-1")
     assert len({Secret("key-1"), Secret("key-1")}) == 1
+
+
+@given(keys, st.sampled_from(["Bearer ", "bearer ", "Basic ", "ApiKey ", "Token  "]))
+def test_of_a_header_with_a_scheme_the_key_alone_is_cut_out_too(key: str, scheme: str) -> None:
+    cleaned = Secret(scheme + key, "the header Authorization").redact(["key: " + key, scheme + key])
+    assert key not in "".join(cleaned)
+
+
+def test_of_any_other_header_only_the_whole_is() -> None:
+    assert Secret("phi project").redact(["a project", "phi project"]) == ["a project", "***"]

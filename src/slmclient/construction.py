@@ -159,13 +159,14 @@ def legs_of(settings: Settings, ready: Driver | None) -> list[Leg]:
         settings: The client's.
         ready: The first one, where it was handed in.
     """
-    first = ready or registry.new_driver(settings.driver)
-    legs = [Leg(first, settings.rate_limit, owned=ready is None)]
-    for fallback in settings.fallbacks:
-        given = fallback.driver
-        handed_in = isinstance(given, Driver)
-        driver = given if isinstance(given, Driver) else registry.new_driver(given)
-        legs.append(Leg(driver, fallback.rate_limit, owned=not handed_in))
+    asked = [(ready or settings.driver, settings.rate_limit)]
+    asked += [(fallback.driver, fallback.rate_limit) for fallback in settings.fallbacks]
+    legs: list[Leg] = []
+    for given, rate_limit in asked:
+        if isinstance(given, Driver):
+            legs.append(Leg(given, rate_limit, owned=False))
+        else:  # a recording that is replayed has no limit to wait for
+            legs.append(Leg(registry.new_driver(given), "off" if registry.is_replayed() else rate_limit))
     return legs
 
 

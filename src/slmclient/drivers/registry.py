@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from slmclient.drivers.base import Driver, DriverConfig, DriverInfo
+from slmclient.drivers.base import Driver, DriverConfig, DriverFactory, DriverInfo
 from slmclient.errors import ConfigurationError, UnknownProviderError
 from slmclient.request import unknown_name
 
@@ -121,10 +122,43 @@ def _plugin_class(name: str, point: EntryPoint) -> type[Driver]:
 
 def driver_info(name: str) -> DriverInfo:
     """Return what the driver of that provider says of itself."""
-    info = driver_class(name).info
-    return replace(info, name=name, **(ROWS[name].changes if name in ROWS else {}))
+    info = replace(driver_class(name).info, name=name, **(ROWS[name].changes if name in ROWS else {}))
+    if _stand_in is not None and _stand_in.keyless:
+        return replace(info, vendor_hosts=(), key_variables=(), url_variables=())
+    return info
 
 
 def new_driver(config: DriverConfig) -> Driver:
-    """Return a new driver of the provider that the config names."""
-    return driver_class(config.provider)(config)
+    """Return a new driver of the provider that the config names, or what stands in for it."""
+    make = driver_class(config.provider) if _stand_in is None else _stand_in.make
+    return make(config)
+
+
+@dataclass(frozen=True, slots=True)
+class _StandIn:
+    make: DriverFactory
+    keyless: bool
+
+
+_stand_in: _StandIn | None = None
+
+
+def is_replayed() -> bool:
+    """Return whether nothing is sent: what stands in for drivers answers by itself."""
+    return _stand_in is not None and _stand_in.keyless
+
+
+@contextmanager
+def standing_in(make: DriverFactory, *, keyless: bool = False) -> Generator[None, None, None]:
+    """Have `new_driver` make something else for a while, in the whole process: for tests.
+
+    Args:
+        make: Makes it.
+        keyless: Whether no provider needs a key or an address then, nor is one of its vendor's looked for.
+    """
+    global _stand_in
+    before, _stand_in = _stand_in, _StandIn(make, keyless)
+    try:
+        yield
+    finally:
+        _stand_in = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from slmclient.errors import ConfigurationError
 
 _REMEMBERED = 4  # tokens of a provider function that answers may still echo
 _SHORTEST_REDACTED = 6  # "EMPTY" and such are dummies; cutting them out of messages would only garble those
+_SCHEME = re.compile(r"(bearer|basic|token|api-?key) ", re.IGNORECASE)
 _SALT = os.urandom(32)  # of this process: what was hashed with it can be compared, and looked up nowhere
 
 
@@ -150,7 +152,9 @@ class Secret:
     def redact(self, value: Any) -> Any:
         """Return a parsed JSON value with the key cut out of every string in it."""
         # A token provider is not asked again only to clean a message: its latest tokens are remembered.
-        keys = tuple(self._given_out) if self.renewable else (self._open(),)
+        given = tuple(self._given_out) if self.renewable else (self._open(),)
+        # Of "Bearer KEY", given as a header, a server may echo the key alone.
+        keys = (*given, *(key.partition(" ")[2].strip() for key in given if _SCHEME.match(key)))
         forms = tuple(form for key in keys if len(key) >= _SHORTEST_REDACTED for form in (key, json.dumps(key)[1:-1]))
         return _without(value, forms) if forms else value
 

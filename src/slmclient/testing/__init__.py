@@ -1,7 +1,8 @@
-"""For tests: a driver that answers by script, and the contract that every driver keeps.
+"""For tests: answers by script, answers that were recorded, and the contract that every driver keeps.
 
-`ScriptedDriver` is for tests of programs that use slmclient; nothing is sent and no model runs. `DriverContract` and
-`HttpDriverContract` are for those who write a driver: pytest classes to subclass. Only these two need pytest.
+`ScriptedDriver`, `recording` and `replaying` (or `record` and `replay`, for one driver) are for tests of programs that
+use slmclient. `DriverContract` and `HttpDriverContract` are for those who write a driver: pytest classes to subclass.
+Only these two need pytest.
 """
 
 from __future__ import annotations
@@ -10,20 +11,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from slmclient.testing.cassette import Cassette
     from slmclient.testing.contract import DriverContract
     from slmclient.testing.fault_server import FaultServer
     from slmclient.testing.http_contract import HttpDriverContract
+    from slmclient.testing.recorder import RecordDriver, ReplayDriver, record, recording, replay, replaying
     from slmclient.testing.scripted import ScriptedDriver
 
 _HOMES = {
+    "Cassette": "cassette",
     "DriverContract": "contract",
     "FaultServer": "fault_server",
     "HttpDriverContract": "http_contract",
+    "RecordDriver": "recorder",
+    "ReplayDriver": "recorder",
     "ScriptedDriver": "scripted",
+    "record": "recorder",
+    "recording": "recorder",
+    "replay": "recorder",
+    "replaying": "recorder",
 }
 _ASSERTING = ("answers", "contract", "endings", "features", "http_contract", "http_hooks")
 
-__all__ = ["DriverContract", "FaultServer", "HttpDriverContract", "ScriptedDriver"]
+__all__ = [
+    "Cassette",
+    "DriverContract",
+    "FaultServer",
+    "HttpDriverContract",
+    "RecordDriver",
+    "ReplayDriver",
+    "ScriptedDriver",
+    "record",
+    "recording",
+    "replay",
+    "replaying",
+]
 
 
 def __getattr__(name: str) -> object:
