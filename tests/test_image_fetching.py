@@ -535,7 +535,14 @@ async def test_a_line_break_in_a_redirect_becomes_no_header(face: Face) -> None:
 class Tunnelled:
     """A picture's server with a certificate, behind a proxy: so that a public name has a server here."""
 
-    def __init__(self, face: Face, paths: Mapping[str, bytes], tls: ssl.SSLContext, tmp_path: Path) -> None:
+    def __init__(
+        self,
+        face: Face,
+        paths: Mapping[str, bytes],
+        tls: ssl.SSLContext,
+        tmp_path: Path,
+        environment: pytest.MonkeyPatch | None = None,
+    ) -> None:
         def serve(peer: Peer) -> None:
             while peer.request():
                 peer.send(paths[peer.requests[-1].split()[1].partition("?")[0]])
@@ -545,7 +552,11 @@ class Tunnelled:
         self.ollama = FaultServer(whole(200, OLLAMA))
         proxy, bundle = f"http://us:pw@127.0.0.1:{self.proxy.port}", str(tmp_path / "bundle.pem")
         options: dict[str, Any] = {"base_url": self.ollama.url, "api_key": KEY, "max_retries": 0, "env_file": False}
-        self.client = face.kind("ollama", "m", proxy=proxy, verify=bundle, **options)
+        if environment is None:
+            options["proxy"] = proxy
+        else:
+            environment.setenv("HTTPS_PROXY", proxy)
+        self.client = face.kind("ollama", "m", verify=bundle, **options)
         self._face = face
 
     async def chat(self, url: str) -> Any:
@@ -558,9 +569,13 @@ class Tunnelled:
 
 
 @both
-async def test_a_proxy_is_used_and_learns_no_key(face: Face, tls: ssl.SSLContext, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["keyword", "environment"])
+async def test_a_proxy_is_used_and_learns_no_key(
+    face: Face, tls: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """That of the environment too, although the provider, on loopback, is asked without one."""
     paths = {"/a.png": moved("https://model.invalid:444/b.png"), "/b.png": PICTURE}
-    tunnelled = Tunnelled(face, paths, tls, tmp_path)
+    tunnelled = Tunnelled(face, paths, tls, tmp_path, monkeypatch if where == "environment" else None)
     reply = await tunnelled.chat("https://model.invalid/a.png?sig=4711")
     assert [sent.changes for sent in reply.images] == [("fetched",)]
     assert [request.split()[1] for request in tunnelled.proxy.requests] == ["model.invalid:443", "model.invalid:444"]

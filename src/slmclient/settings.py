@@ -140,6 +140,7 @@ def _driver_config(
         api_key=key.value if key else None,
         headers=given.headers,
         proxy=destination.proxy(given, environment, base_url.value) if info.hosted else None,
+        web_proxy=destination.proxy(given, environment, "https://"),
         verify=verify.value,
         options=options.value,
         strict=given.strict,

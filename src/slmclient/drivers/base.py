@@ -100,6 +100,8 @@ class DriverConfig:
     headers: Mapping[str, Secret] = field(default_factory=dict[str, "Secret"])
     proxy: Secret | None = None
     """Proxy URL, which may hold a password."""
+    web_proxy: Secret | None = None
+    """The same, for what is fetched from others than the provider, which may be on this machine: pictures."""
     verify: bool | str | ssl.SSLContext = True
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     strict: bool = False

@@ -234,5 +234,5 @@ def route(config: DriverConfig, allow_private: bool) -> Route:
     from slmclient.drivers.transport import Route
 
     verify = True if config.verify is False else config.verify  # unchecked was said of the provider, not of the world
-    ours = DriverConfig("the image's server", proxy=config.proxy, verify=verify)
+    ours = DriverConfig("the image's server", proxy=config.proxy or config.web_proxy, verify=verify)
     return Route(ours, (), f"Check its address. {_YOURSELF}", None if allow_private else Guard())
