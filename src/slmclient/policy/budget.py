@@ -33,6 +33,11 @@ class RetryBudget:
             self._left -= 1.0
             return True
 
+    def give_back(self) -> None:
+        """Count a retry no longer: the call was cancelled while it waited for it."""
+        with self._lock:
+            self._left += 1.0
+
 
 _lock = threading.Lock()
 _kept: OrderedDict[Hashable, RetryBudget] = OrderedDict()

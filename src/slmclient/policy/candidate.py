@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
-from contextlib import aclosing, closing
+from contextlib import aclosing
 from dataclasses import replace
 
 from slmclient import catalogue
-from slmclient.chat import ChatRequest, Event, Note, Start
+from slmclient.chat import ChatRequest, Event, Note
 from slmclient.drivers.base import Driver, admit
+from slmclient.policy.beginning import anoted, noted
 from slmclient.policy.wrapper import Wrapper
 
 
@@ -53,18 +54,11 @@ class Candidate(Wrapper):
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the inner driver's events."""
         adapted, notes = self._adapted(request)
-        with closing(self.inner.events(adapted)) as events:
-            for event in events:
-                yield event
-                if isinstance(event, Start):
-                    yield from notes
+        yield from noted(self.inner.events(adapted), notes)
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""
         adapted, notes = self._adapted(request)
-        async with aclosing(self.inner.aevents(adapted)) as events:
+        async with aclosing(anoted(self.inner.aevents(adapted), notes)) as events:
             async for event in events:
                 yield event
-                if isinstance(event, Start):
-                    for note in notes:
-                        yield note

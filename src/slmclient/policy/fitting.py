@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
 
-from slmclient.chat import ChatRequest, Event, Note, Start
+from slmclient.chat import ChatRequest, Event, Note
 from slmclient.drivers import images
 from slmclient.drivers.base import Driver
 from slmclient.drivers.pumps import Pumps
 from slmclient.drivers.steps import Steps
-from slmclient.errors import ConfigurationError
+from slmclient.policy.beginning import anoted, noted
 from slmclient.policy.context import check_context
 from slmclient.policy.wrapper import Wrapper
 
@@ -29,64 +29,42 @@ class FittingDriver(Wrapper):
         super().__init__(inner)
         self._allow_private = allow_private_urls
         self._pumps = Pumps(inner.name, lambda: images.route(inner.config, allow_private_urls), keep=False)
-        self._closed = False
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the inner driver's events."""
         return self._events(request) if _has_media(request) else self.inner.events(request)
 
     def _events(self, request: ChatRequest) -> Generator[Event, None, None]:
-        self._check_open()
+        self.check_open()
         fitted: list[_Fitted] = []
         with closing(self._pumps.sync().run(self._steps(request, fitted), request)) as left:
             for event in left:
                 yield event  # the end of a call that was cancelled
                 return
         for fitting, notes in fitted:
-            with closing(self.inner.events(fitting)) as events:
-                for event in events:
-                    yield event
-                    if isinstance(event, Start):
-                        yield from notes
+            yield from noted(self.inner.events(fitting), notes)
 
     def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""
         return self._aevents(request) if _has_media(request) else self.inner.aevents(request)
 
     async def _aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
-        self._check_open()
+        self.check_open()
         fitted: list[_Fitted] = []
         async with aclosing(self._pumps.asynchronous().run(self._steps(request, fitted), request)) as left:
             async for event in left:
                 yield event
                 return
         for fitting, notes in fitted:
-            async with aclosing(self.inner.aevents(fitting)) as events:
+            async with aclosing(anoted(self.inner.aevents(fitting), notes)) as events:
                 async for event in events:
                     yield event
-                    if isinstance(event, Start):
-                        for note in notes:
-                            yield note
 
     def _steps(self, request: ChatRequest, fitted: list[_Fitted]) -> Steps:
         task = images.Task(request, self.inner.image_limits(request), self.inner.name, self._allow_private)
         fitting, notes = yield from task.fitting()
         check_context(fitting, self.inner.name, request.model or self.inner.default_model)
         fitted.append((fitting, notes))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)
-
-    def close(self) -> None:
-        """Close the inner driver."""
-        self._closed = True
-        super().close()
-
-    async def aclose(self) -> None:
-        """`close`, for asyncio."""
-        self._closed = True
-        await super().aclose()
 
 
 def _has_media(request: ChatRequest) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -103,8 +103,7 @@ class HedgeDriver(Wrapper):
                 async for event in events:
                     yield event
         finally:
-            for runner in race.losers():
-                await runner.aleft_behind()
+            await race.aleave()
 
 
 class _Race:
@@ -154,14 +153,30 @@ class _Race:
         self._winner = done
         return with_notes(done.first, [Note("attempt", attempt) for attempt in tries]), done.events
 
-    def losers(self) -> Iterator[_Runner]:
-        """Yield those who did not win, cancelled."""
+    def losers(self) -> list[_Runner]:
+        """Return those who did not win, cancelled."""
         for runner in self._runners:
             runner.forget()
-        for runner in self._runners:
-            if runner is not self._winner:
-                runner.cancel()
-                yield runner
+        losers = [runner for runner in self._runners if runner is not self._winner]
+        for runner in losers:
+            runner.cancel()
+        return losers
+
+    async def aleave(self) -> None:
+        """Wait a moment until the tasks of those who did not win have ended, and close what they left."""
+        import asyncio
+
+        losers = self.losers()
+        if not (tasks := [runner.task for runner in losers if runner.task is not None]):
+            return
+        try:
+            await asyncio.wait(tasks, timeout=_LEAVING)
+        finally:  # also where this task is cancelled once more: then each of them closes what it has by itself
+            for task in tasks:
+                task.cancel()
+        await asyncio.wait(tasks)
+        for runner in losers:
+            await runner.events.aclose()
 
     async def next_over(self, seconds: float | None) -> _Runner | None:
         """Return one that has begun to answer, or failed, and was not returned before; None when the time is up."""
@@ -254,14 +269,5 @@ class _Runner:
         if self._thread is not None:
             self._thread.join(_LEAVING)
             if not self._thread.is_alive():
-                self.events.close()
-
-    async def aleft_behind(self) -> None:
-        """`left_behind`, for asyncio."""
-        import asyncio
-
-        if self.task is not None:
-            await asyncio.wait([self.task], timeout=_LEAVING)
-            self.task.cancel()
-            await asyncio.wait([self.task])
-            await self.events.aclose()
+                with suppress(ValueError):  # as the interpreter goes down, threads stop amid their work
+                    self.events.close()

@@ -9,7 +9,7 @@ from contextlib import aclosing, closing
 from slmclient import catalogue, clock
 from slmclient.chat import ChatRequest, Event, Finish, Note, ReasoningDelta, Start, TextDelta, Usage
 from slmclient.drivers.base import Driver
-from slmclient.errors import APITimeoutError, ConfigurationError, RateLimitError, SLMError
+from slmclient.errors import APITimeoutError, RateLimitError, SLMError
 from slmclient.media.header import size_of
 from slmclient.phi import vision
 from slmclient.policy.account import account
@@ -63,7 +63,6 @@ class LimitDriver(Wrapper):
         self._given = rate is not None
         self._key = _whose(inner) if key is None else key
         self._limiters: dict[str | None, Limiter] = {}
-        self._closed = False
 
     def would_wait(self, request: ChatRequest | None = None) -> float:
         """Return the seconds that a call would wait which came now.
@@ -88,7 +87,7 @@ class LimitDriver(Wrapper):
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the inner driver's events, when it is the call's turn."""
-        self._check_open()
+        self.check_open()
         call = _Call(self, request)
         try:
             if not call.limiter.free:
@@ -120,7 +119,7 @@ class LimitDriver(Wrapper):
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""
-        self._check_open()
+        self.check_open()
         call = _Call(self, request)
         try:
             if not call.limiter.free:
@@ -158,20 +157,6 @@ class LimitDriver(Wrapper):
                 woken.clear()
         finally:
             forget()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)
-
-    def close(self) -> None:
-        """Close the inner driver."""
-        self._closed = True
-        super().close()
-
-    async def aclose(self) -> None:
-        """`close`, for asyncio."""
-        self._closed = True
-        await super().aclose()
 
 
 class _Call:

@@ -18,6 +18,7 @@ from slmclient.policy.account import account
 from slmclient.policy.beginning import abegun, begun, with_notes
 from slmclient.policy.budget import budget_of
 from slmclient.policy.hearing import CallEvent, CallEventKind, tell
+from slmclient.policy.limiting import OWN
 from slmclient.policy.wrapper import Wrapper
 
 _Begun = tuple[list[Event], Generator[Event, None, None]]
@@ -70,7 +71,10 @@ class RetryDriver(Wrapper):
         """Yield the events of the first try that answers; notes of all tries come behind Start."""
         tries = self._tries(request)
         retrying = tenacity.Retrying(sleep=request.cancellation.sleep, **self._rules(request, tries))
-        first, rest = retrying(self._first, request, tries)
+        try:
+            first, rest = retrying(self._first, request, tries)
+        finally:
+            self._settle(tries)
         with closing(rest):
             yield from with_notes(first, tries.notes())
             try:
@@ -94,7 +98,10 @@ class RetryDriver(Wrapper):
         """`events`, for asyncio."""
         tries = self._tries(request)
         retrying = tenacity.AsyncRetrying(sleep=request.cancellation.async_sleep, **self._rules(request, tries))
-        first, rest = cast(_AsyncBegun, await retrying(self._afirst, request, tries))
+        try:
+            first, rest = cast(_AsyncBegun, await retrying(self._afirst, request, tries))
+        finally:
+            self._settle(tries)
         async with aclosing(rest):
             for event in with_notes(first, tries.notes()):
                 yield event
@@ -120,6 +127,12 @@ class RetryDriver(Wrapper):
         self._budget.called(self.policy.reserve, self.policy.share)
         return _Tries(self.inner.name, request.model or self.inner.default_model)
 
+    def _settle(self, tries: _Tries) -> None:
+        """Give back what was charged for a retry that was not made: the call ended while it waited."""
+        if tries.paid:
+            tries.paid = False
+            self._budget.give_back()
+
     def _rules(self, request: ChatRequest, tries: _Tries) -> dict[str, Any]:
         def worth_it(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
@@ -139,10 +152,13 @@ class RetryDriver(Wrapper):
     ) -> bool:
         if not error.retryable or request.cancellation.cancelled or state.attempt_number > self.policy.max_retries:
             return False
+        if error.code == OWN:  # its wait was too long already
+            return False
         tries.wait = _BACKOFF(state) if error.retry_after is None else error.retry_after
         if tries.wait > self.policy.max_retry_wait or tries.wait >= request.remaining():
             return False
         if self._budget.spend():
+            tries.paid = True
             return True
         error.add_note(
             f"Not tried again: the retry budget of {self.inner.name} is used up, for most calls fail (RetryPolicy)."
@@ -173,6 +189,8 @@ class _Tries:
         self._began, self._date = clock.now(), clock.date()
         self.wait = 0.0
         """Seconds to wait, or waited, before the next try."""
+        self.paid = False
+        """Whether the budget was charged with a retry that is still to come."""
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -183,6 +201,7 @@ class _Tries:
         return bool(self._attempts) and request.cancellation.cancelled
 
     def begin(self) -> None:
+        self.paid = False
         self._began, self._date = clock.now(), clock.date()
 
     def failed(self, error: SLMError) -> None:

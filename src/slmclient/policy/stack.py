@@ -1,7 +1,8 @@
 """How the policies stand around the drivers of a client, from the outside in.
 
 Observing sees the call as the caller does. Fallback asks one candidate after the other; hedging is a matter of the
-first. Around each driver: retries, and for each try the pictures made to fit and a turn by the rate limit.
+first. Around each driver: retries, and for each try the pictures made to fit and a turn by the rate limit. A driver
+that was written elsewhere is made to keep deadlines.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.hedge import HedgeDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver, OnEvent
+from slmclient.policy.punctual import punctual
 from slmclient.policy.retry import RetryDriver, RetryPolicy
 from slmclient.policy.wrapper import Lent
 
@@ -67,7 +69,8 @@ def stacked(legs: Sequence[Leg], policies: Policies) -> Driver:
 
 
 def _chain(leg: Leg, policies: Policies, patience: float) -> Driver:
-    limiting = limited(leg.driver if leg.owned else Lent(leg.driver), leg.rate_limit, patience=patience)
+    driver = punctual(leg.driver)
+    limiting = limited(driver if leg.owned else Lent(driver), leg.rate_limit, patience=patience)
     fitting = FittingDriver(limiting, allow_private_urls=policies.allow_private_urls)
     return RetryDriver(fitting, policies.retry)
 

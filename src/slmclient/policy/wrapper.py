@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 
 from slmclient.chat import ChatRequest, Event
 from slmclient.drivers.base import Driver, Feature, RateLimit
+from slmclient.errors import ConfigurationError
 from slmclient.media import ImageLimits
 
 
@@ -20,6 +21,12 @@ class Wrapper(Driver):
         super().__init__(inner.config)
         object.__setattr__(self, "info", inner.info)
         self.inner = inner
+        self._closed = False
+
+    def check_open(self) -> None:
+        """Raise a ConfigurationError once it was closed: for what a policy does before the inner driver is asked."""
+        if self._closed:
+            raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)
 
     @property
     def name(self) -> str:
@@ -60,10 +67,12 @@ class Wrapper(Driver):
 
     def close(self) -> None:
         """Close the inner driver."""
+        self._closed = True
         self.inner.close()
 
     async def aclose(self) -> None:
         """Close the inner driver."""
+        self._closed = True
         await self.inner.aclose()
 
 

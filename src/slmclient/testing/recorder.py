@@ -33,7 +33,6 @@ class RecordDriver(Wrapper):
         self.cassette = cassette
         self._words = words
         self._save = save
-        self._closed = False
 
     def image_limits(self, request: ChatRequest) -> ImageLimits:
         """Return no limits: the wrapped driver's hold below."""
@@ -41,7 +40,7 @@ class RecordDriver(Wrapper):
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the wrapped driver's events."""
-        self._check_open()
+        self.check_open()
         if request.cancellation.cancelled:
             yield Finish("cancelled")
             return
@@ -53,7 +52,7 @@ class RecordDriver(Wrapper):
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""
-        self._check_open()
+        self.check_open()
         if request.cancellation.cancelled:
             yield Finish("cancelled")
             return
@@ -90,20 +89,6 @@ class RecordDriver(Wrapper):
 
     def _redaction(self) -> Redaction:
         return Redaction(self.inner.config, self._words)  # anew: a key that is renewed is known when it was used
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ConfigurationError("This driver is closed. Make a new one.", provider=self.name)
-
-    def close(self) -> None:
-        """Close the wrapped driver."""
-        self._closed = True
-        super().close()
-
-    async def aclose(self) -> None:
-        """`close`, for asyncio."""
-        self._closed = True
-        await super().aclose()
 
 
 class ReplayDriver(Driver):
