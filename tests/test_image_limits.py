@@ -10,6 +10,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -279,8 +280,10 @@ async def test_what_is_given_arrives_as_the_provider_takes_it(
     face: Face, server: FaultServer, tmp_path: Path, name: str, source: str
 ) -> None:
     provider, given = PROVIDERS[name], SOURCES[source]
-    async with face.opened(face.kind(driver=provider.driver(server.url), max_retries=0)) as client:
-        reply = await face.done(client.chat("What is it?", images=[given.source(tmp_path)]))
+    picture = given.source(tmp_path)
+    with picture if isinstance(picture, io.IOBase) else nullcontext():
+        async with face.opened(face.kind(driver=provider.driver(server.url), max_retries=0)) as client:
+            reply = await face.done(client.chat("What is it?", images=[picture]))
     (seen,) = server.seen
     (got,) = arrived(seen)
     check(provider, got, given)

@@ -698,9 +698,9 @@ def test_served_models_are_listed_with_what_is_said_of_them(
     server: OllamaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OLLAMA_HOST", server.url)
-    ollama.Client(server.url).chat(
-        "smollm2", [{"role": "user", "content": "Hi"}], options={"num_predict": 1, "num_ctx": 512}
-    )
+    with ollama.Client(server.url) as official:
+        question: Any = [{"role": "user", "content": "Hi"}]
+        official.chat("smollm2", question, options={"num_predict": 1, "num_ctx": 512})
     done = CliRunner().invoke(app, ["models", "--served", "-p", "ollama"], catch_exceptions=False)
     assert done.stdout == (
         "smollm2  134.52M, Q4_1, 0.1 GB, in memory with a context of 512, "
@@ -730,41 +730,46 @@ def test_an_older_server_is_listed_all_the_same() -> None:
 # --- the stand-in, judged by the official client
 
 
-def test_the_official_client_can_chat_with_our_stand_in(server: OllamaServer) -> None:
-    client = ollama.Client(server.url)
+@pytest.fixture
+def official(server: OllamaServer) -> Iterator[ollama.Client]:
+    with ollama.Client(server.url) as made:
+        yield made
+
+
+def test_the_official_client_can_chat_with_our_stand_in(server: OllamaServer, official: ollama.Client) -> None:
     ask: Any = {"model": "smollm2", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}
-    whole_answer = client.chat(**ask, options={"temperature": 0})
-    pieces = list(client.chat(**ask, options={"temperature": 0}, stream=True))
+    whole_answer = official.chat(**ask, options={"temperature": 0})
+    pieces = list(official.chat(**ask, options={"temperature": 0}, stream=True))
     assert whole_answer.message.content == "The capital of Japan is Tokyo."
     assert "".join(each.message.content or "" for each in pieces) == whole_answer.message.content
     assert [each.done for each in pieces] == [False] * (len(pieces) - 1) + [True]
     assert (pieces[-1].done_reason, pieces[-1].eval_count) == ("stop", whole_answer.eval_count)
-    cut = client.chat(**ask, options={"temperature": 0, "num_predict": 3})
+    cut = official.chat(**ask, options={"temperature": 0, "num_predict": 3})
     assert cut.done_reason == "length"
-    shaped = client.chat(**ask, options={"temperature": 0, "num_predict": 60}, format=SCHEMA)
+    shaped = official.chat(**ask, options={"temperature": 0, "num_predict": 60}, format=SCHEMA)
     assert isinstance(json.loads(shaped.message.content or ""), dict)
 
 
-def test_the_official_client_can_list_show_and_pull_at_our_stand_in(server: OllamaServer) -> None:
-    client = ollama.Client(server.url)
-    assert [model.model for model in client.list().models] == ["smollm2:latest"]
-    shown = client.show("smollm2")
+def test_the_official_client_can_list_show_and_pull_at_our_stand_in(
+    server: OllamaServer, official: ollama.Client
+) -> None:
+    assert [model.model for model in official.list().models] == ["smollm2:latest"]
+    shown = official.show("smollm2")
     assert shown.capabilities == ["completion", "tools"]
     assert (shown.modelinfo or {})["llama.context_length"] == MODEL_CONTEXT
-    assert [step.status for step in client.pull("phi3.5", stream=True)][-1] == "success"
-    assert [model.model for model in client.list().models] == ["phi3.5:latest", "smollm2:latest"]
-    client.chat("phi3.5", [{"role": "user", "content": "Hi"}], options={"num_predict": 1, "num_ctx": 256})
-    (running,) = client.ps().models
+    assert [step.status for step in official.pull("phi3.5", stream=True)][-1] == "success"
+    assert [model.model for model in official.list().models] == ["phi3.5:latest", "smollm2:latest"]
+    official.chat("phi3.5", [{"role": "user", "content": "Hi"}], options={"num_predict": 1, "num_ctx": 256})
+    (running,) = official.ps().models
     assert (running.model, running.context_length) == ("phi3.5:latest", 256)
 
 
-def test_the_official_client_gets_its_errors_from_our_stand_in(server: OllamaServer) -> None:
-    client = ollama.Client(server.url)
+def test_the_official_client_gets_its_errors_from_our_stand_in(server: OllamaServer, official: ollama.Client) -> None:
     question: Any = [{"role": "user", "content": "Hi"}]
     for ask, status in (
-        (lambda: client.chat("absent", question), 404),
-        (lambda: client.chat("smollm2", question, think=True), 400),
-        (lambda: list(client.pull("absent", stream=True)), -1),
+        (lambda: official.chat("absent", question), 404),
+        (lambda: official.chat("smollm2", question, think=True), 400),
+        (lambda: list(official.pull("absent", stream=True)), -1),
     ):
         with pytest.raises(ollama.ResponseError) as caught:
             ask()
@@ -772,6 +777,10 @@ def test_the_official_client_gets_its_errors_from_our_stand_in(server: OllamaSer
 
 
 def test_our_stand_in_wants_its_key(llama_server: LlamaServers) -> None:
-    with OllamaServer(llama_server(), api_key=KEY) as server, pytest.raises(ollama.ResponseError) as caught:
-        ollama.Client(server.url).list()
+    with (
+        OllamaServer(llama_server(), api_key=KEY) as server,
+        ollama.Client(server.url) as unknown,
+        pytest.raises(ollama.ResponseError) as caught,
+    ):
+        unknown.list()
     assert caught.value.status_code == 401

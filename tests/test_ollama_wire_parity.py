@@ -203,11 +203,11 @@ def differences(call: Call, stream: bool) -> dict[str, tuple[Any, Any]]:
     with FaultServer(answered) as server:
         with PhiClient("ollama", call.model, base_url=server.url, api_key=KEY, options=call.options) as client:
             list(client.stream(call.prompt, **call.ours)) if stream else client.chat(call.prompt, **call.ours)
-        answer: Any = official(server.url).chat(
-            call.theirs_model or call.model, list(call.messages), stream=stream, **call.theirs
-        )
-        if stream:
-            list(answer)
+        with official(server.url) as theirs_client:
+            model = call.theirs_model or call.model
+            answer: Any = theirs_client.chat(model, list(call.messages), stream=stream, **call.theirs)
+            if stream:
+                list(answer)
     ours, theirs = map(noted, server.seen)
     fields = sorted(ours.keys() | theirs.keys())
     return {what: (ours.get(what), theirs.get(what)) for what in fields if ours.get(what) != theirs.get(what)}

@@ -107,10 +107,14 @@ class ReplyStream(_Folding):
             raise failure
 
     def close(self) -> None:
-        """End the stream and free its connection or engine; the partial reply stays at hand."""
+        """End the stream and free its connection or engine, from any thread; the partial reply stays at hand."""
         self._over = True
-        if self._events is not None:
+        if self._events is None:
+            return
+        try:
             self._events.close()
+        except ValueError:  # another thread waits in it: that one is woken up, and ends it
+            self.cancel()
 
 
 class AsyncReplyStream(_Folding):
@@ -154,5 +158,7 @@ class AsyncReplyStream(_Folding):
     async def aclose(self) -> None:
         """End the stream and free its connection or engine; the partial reply stays at hand."""
         self._over = True
-        if self._events is not None:
+        if getattr(self._events, "ag_running", False):  # another task waits in it: that one is woken up, and ends it
+            self.cancel()
+        elif self._events is not None:
             await self._events.aclose()

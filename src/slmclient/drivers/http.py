@@ -31,8 +31,10 @@ from slmclient.drivers.steps import (
     Probe,
     Probing,
     Steps,
+    counted,
     from_json_or_none,
     read_body,
+    read_error_body,
 )
 from slmclient.drivers.wire import chat_completions, faults
 from slmclient.drivers.wire.dialect import Dialect
@@ -160,8 +162,8 @@ class HttpDriver(Driver):
     def exchange(self, request: ChatRequest, model: str | None, asked: HttpRequest) -> Steps:
         """Yield the commands that send a chat request and turn its answer into events."""
         response = yield from self.awaited(request, asked, cast(HttpResponse, (yield asked)))
-        if response.status != 200:
-            raise self.fault(response, model, (yield from read_body()))
+        if not 200 <= response.status < 300:
+            raise self.fault(response, model, (yield from read_error_body(request)))
         decoder = self.decoder(request, asked, model, response)
         if self.stream_type in response.headers.get("content-type", ""):
             yield from self._streamed(request, response, model, decoder)
@@ -179,18 +181,23 @@ class HttpDriver(Driver):
         decoder: Decoder,
     ) -> Steps:
         stream = self.frames()
-        answered = done = False
+        begun, answered, done, size = False, False, False, 0
         try:
             while not (done or stream.ended):
-                frames = stream.feed((yield READ))
+                piece = cast(bytes, (yield READ))
+                size = counted(size, piece)
+                frames = stream.feed(piece)
                 events, done, failure = self._decoded(frames, response, model, decoder)
                 if events:
+                    begun = True
                     answered = answered or any(answers(event) for event in events)
                     yield events
                 if failure is not None:
                     raise failure
             if not (done or decoder.finished):
                 raise APIConnectionError(f"{self.name} ended the stream before the answer was complete.")
+            if not begun:
+                raise ResponseFormatError(f"{self.name} sent a stream without an answer.", provider=self.name)
             yield decoder.end()
             if not stream.ended:
                 with suppress(SLMError):
@@ -248,10 +255,9 @@ class HttpDriver(Driver):
         headers = {"Accept": "application/json", **dict(self.speech.headers)}
         asked = HttpRequest("GET", url, headers, timeout=request.timeout)
         response = cast(HttpResponse, (yield asked))
-        payload = yield from read_body()
         if response.status != 200:
-            raise self.fault(response, None, payload)
-        return payload
+            raise self.fault(response, None, (yield from read_error_body(request)))
+        return (yield from read_body())
 
     def fault(self, response: HttpResponse, model: str | None, payload: Any) -> SLMError:
         """Return the error for an answer that is none, with every key cut out of what the server said."""

@@ -8,13 +8,16 @@ of what lies below, whose frames hold requests and bodies.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import suppress
 from typing import Any, cast
 
+from slmclient import clock
 from slmclient.chat import ChatRequest, Event, Finish
+from slmclient.drivers.apart import apart
+from slmclient.drivers.opening import Line, awithin, within
 from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait, Work
-from slmclient.drivers.transport import AsyncLine, Line, Route, SyncLine, deadline_passed
+from slmclient.drivers.transport import AsyncLine, Route, SyncLine, deadline_passed
 from slmclient.errors import SLMError, bare
 
 _IDLE_LINES = 16
@@ -76,7 +79,7 @@ class _Pump:
             line.url, line.latest = step.url, step.until
         line.until = min(request.deadline_at, line.latest)
         if step is DRAIN:
-            line.until = min(line.until, time.monotonic() + DRAINING)
+            line.until = min(line.until, clock.now() + DRAINING)
 
     def next_step(self, steps: Steps, result: Any, failure: SLMError | None, request: ChatRequest) -> Any:
         """Return the flow's next command, after the result of the last one."""
@@ -88,14 +91,6 @@ class _Pump:
 def _origin(url: str) -> str:
     """Return scheme, host and port of a URL: each has connections of its own, with its own TLS, proxy and trust."""
     return "/".join(url.split("/", 3)[:3])
-
-
-def _worked(step: Work) -> tuple[Any, SLMError | None]:
-    """Return what a computation gave, or the error that it ended with."""
-    try:
-        return step.call(), None
-    except SLMError as error:
-        return None, error
 
 
 def _nothing() -> None:
@@ -131,7 +126,7 @@ class SyncPump(_Pump):
                     step = self.next_step(steps, None, self.too_late(request), request)
                     continue
                 if isinstance(step, Work):
-                    result, broken = _worked(step)
+                    result, broken = self._worked(step, request)
                     step = self.next_step(steps, result, broken or self.too_late(request), request)
                     continue
                 if isinstance(step, HttpRequest) and (line is None or line.origin != _origin(step.url)):
@@ -139,6 +134,7 @@ class SyncPump(_Pump):
                         forget()
                         old, line = line, None
                         self._release(old)
+                        del old  # its address may be signed, and a traceback shows the locals of its frames
                     line = self.idle_line(_origin(step.url)) or self._route.sync_line(step.url)
                     line.origin = _origin(step.url)
                     forget = request.cancellation.on_cancel(line.shut)
@@ -156,6 +152,15 @@ class SyncPump(_Pump):
             yield Finish("cancelled")
         elif failure is not None:
             raise failure
+
+    def _worked(self, step: Work, request: ChatRequest) -> tuple[Any, SLMError | None]:
+        """Return what a computation gave, or the error that it ended with."""
+        try:
+            return within(step.call, request), None
+        except SLMError as error:
+            return None, error
+        except TimeoutError:
+            return None, deadline_passed(self._provider)
 
     def _release(self, line: SyncLine) -> None:
         if not self.give_back(line):
@@ -183,14 +188,26 @@ class SyncPump(_Pump):
 
 
 class AsyncPump(_Pump):
-    """Drives flows in one asyncio loop."""
+    """Drives flows in the asyncio loop in which it was made."""
 
     _idle: list[AsyncLine]
 
+    def __init__(self, provider: str, route: Route, *, keep: bool = True) -> None:
+        super().__init__(provider, route, keep=keep)
+        # Connections must be closed in their loop. One that ends closes its generators, and so hears of this one.
+        self._end = self._until_the_end()
+        with suppress(StopIteration):
+            self._end.__anext__().send(None)
+
+    async def _until_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            for line in self.shut_down():
+                await line.close()
+
     async def run(self, steps: Steps, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
-        import asyncio  # here only where it runs already
-
         line: Any = None
         forget: Callable[[], None] = _nothing
         failure: SLMError | None = None
@@ -209,7 +226,7 @@ class AsyncPump(_Pump):
                     step = self.next_step(steps, None, self.too_late(request), request)
                     continue
                 if isinstance(step, Work):
-                    result, broken = await asyncio.to_thread(_worked, step)
+                    result, broken = await self._worked(step, request)
                     step = self.next_step(steps, result, broken or self.too_late(request), request)
                     continue
                 if isinstance(step, HttpRequest) and (line is None or line.origin != _origin(step.url)):
@@ -217,6 +234,7 @@ class AsyncPump(_Pump):
                         forget()
                         old, line = line, None
                         await self._release(old)
+                        del old
                     line = self.idle_line(_origin(step.url)) or self._route.async_line(step.url)
                     line.origin = _origin(step.url)
                     forget = request.cancellation.on_cancel(line.shut)
@@ -234,6 +252,15 @@ class AsyncPump(_Pump):
             yield Finish("cancelled")
         elif failure is not None:
             raise failure
+
+    async def _worked(self, step: Work, request: ChatRequest) -> tuple[Any, SLMError | None]:
+        """Return what a computation gave, or the error that it ended with."""
+        try:
+            return await awithin(apart(step.call), request), None
+        except SLMError as error:
+            return None, error
+        except TimeoutError:
+            return None, deadline_passed(self._provider)
 
     async def _release(self, line: AsyncLine) -> None:
         if not self.give_back(line):
@@ -259,8 +286,7 @@ class AsyncPump(_Pump):
 
     async def aclose(self) -> None:
         """Close idle connections; those in use are closed when their calls end."""
-        for line in self.shut_down():
-            await line.close()
+        await self._end.aclose()
 
 
 class _Done(Exception):

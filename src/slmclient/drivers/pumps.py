@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,39 +25,48 @@ class Pumps:
 
     def __init__(self, name: str, route: Callable[[], Route], *, keep: bool = True) -> None:
         self._name, self._route, self._keep = name, route, keep
+        self._lock = threading.Lock()  # of two first calls at once, one makes the pump
         self._sync: SyncPump | None = None
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPump] = weakref.WeakKeyDictionary()
 
     def sync(self) -> SyncPump:
         """Return the pump for threads."""
-        if self._sync is None:
-            from slmclient.drivers.pump import SyncPump
+        with self._lock:
+            if self._sync is None:
+                from slmclient.drivers.pump import SyncPump
 
-            self._sync = SyncPump(self._name, self._route(), keep=self._keep)
-        return self._sync
+                self._sync = SyncPump(self._name, self._route(), keep=self._keep)
+            return self._sync
 
     def asynchronous(self) -> AsyncPump:
         """Return the pump of the running loop."""
         import asyncio
 
         loop = asyncio.get_running_loop()
-        pump = self._async.get(loop)
-        if pump is None:
-            from slmclient.drivers.pump import AsyncPump
+        with self._lock:
+            pump = self._async.get(loop)
+            if pump is None:
+                from slmclient.drivers.pump import AsyncPump
 
-            pump = self._async[loop] = AsyncPump(self._name, self._route(), keep=self._keep)
-        return pump
+                for ended in [each for each in self._async if each.is_closed()]:
+                    del self._async[ended]  # its pump holds it
+                pump = self._async[loop] = AsyncPump(self._name, self._route(), keep=self._keep)
+            return pump
 
     def close(self) -> None:
         """Close idle connections of threads, and those in use when their calls end."""
-        if self._sync is not None:
-            self._sync.close()
+        with self._lock:
+            self._keep = False  # a call that is about to begin keeps nothing either
+            pump = self._sync
+        if pump is not None:
+            pump.close()
 
     async def aclose(self) -> None:
         """`close`, and those of the running loop."""
         import asyncio
 
         self.close()
-        pump = self._async.pop(asyncio.get_running_loop(), None)
+        with self._lock:
+            pump = self._async.pop(asyncio.get_running_loop(), None)
         if pump is not None:
             await pump.aclose()

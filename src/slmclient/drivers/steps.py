@@ -8,11 +8,15 @@ from typing import Any, Final, Protocol, cast
 
 from pydantic_core import from_json
 
-from slmclient.chat import Event
-from slmclient.errors import ResponseFormatError
+from slmclient.chat import ChatRequest, Event
+from slmclient.errors import ResponseFormatError, SLMError
 
 MAX_BODY = 32 * 1024 * 1024
 """Longest body taken whole from a server (bytes)."""
+MAX_STREAM = 256 * 1024 * 1024
+"""Longest stream taken from a server (bytes)."""
+MAX_ERROR_BODY = 1024 * 1024
+"""What is read of the body of an error (bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class HttpRequest:
     keyless: bool = False
     """Whether it goes to somebody else than the provider: without its key and the user's headers."""
     until: float = float("inf")
-    """When its answer must be there whole, on the clock of `time.monotonic`; the call's deadline holds besides."""
+    """When its answer must be there whole, by `slmclient.clock.now`; the call's deadline holds besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,34 @@ def read_body() -> Generator[Any, Any, bytes]:
         if size > MAX_BODY:
             raise ResponseFormatError(f"The server sent a body of over {MAX_BODY:,} bytes.")
     return b"".join(pieces)
+
+
+def counted(size: int, piece: bytes) -> int:
+    """Return how much of a stream came with this piece.
+
+    Raises:
+        ResponseFormatError: It is more than `MAX_STREAM`.
+    """
+    if size + len(piece) > MAX_STREAM:
+        raise ResponseFormatError(f"The server sent a stream of over {MAX_STREAM:,} bytes.")
+    return size + len(piece)
+
+
+def read_error_body(request: ChatRequest) -> Generator[Any, Any, bytes]:
+    """Yield the commands that read what an error says; return it, or its beginning.
+
+    Where it is too long, or breaks off, the status says enough: what kind of error it is does not depend on its body.
+    """
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while size < MAX_ERROR_BODY and (piece := cast(bytes, (yield READ))):
+            pieces.append(piece)
+            size += len(piece)
+    except SLMError:
+        if request.remaining() <= 0:
+            raise
+    return b"".join(pieces)[:MAX_ERROR_BODY]
 
 
 def from_json_or_none(data: bytes) -> Any:

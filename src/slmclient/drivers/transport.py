@@ -9,17 +9,28 @@ from __future__ import annotations
 
 import ssl
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx2
 
+from slmclient import clock
 from slmclient.chat import ChatRequest
+from slmclient.drivers.apart import Apart, apart
 from slmclient.drivers.base import DriverConfig
-from slmclient.drivers.opening import aopened, opened
+from slmclient.drivers.opening import (
+    NEW_CONNECTION,
+    AsyncConnecting,
+    Connecting,
+    Line,
+    aattend,
+    attend,
+    awithin,
+    within,
+)
 from slmclient.drivers.secret import Secret
 from slmclient.drivers.steps import HttpRequest, HttpResponse
 from slmclient.errors import (
@@ -47,7 +58,8 @@ _LONGEST_REASON = 300
 _ABOUT_NOW = 0.01  # seconds: what is left of a deadline that ended a wait
 _LONGEST_WAIT = 2_000_000.0  # seconds; sockets wait in milliseconds of 31 bits
 _KEPT_ALIVE = 60.0  # seconds an idle connection is trusted; servers close theirs after 5 to 120
-_L = TypeVar("_L", bound="Line")
+_L = TypeVar("_L", bound=Line)
+_T = TypeVar("_T")
 
 
 class Route:
@@ -74,7 +86,7 @@ class Route:
         """Return a new connection for asyncio; see `_new_line`."""
         return self._new_line(AsyncLine, url)
 
-    def _new_line(self, kind: type[_L], url: str) -> _L:
+    def _new_line(self, kind: Callable[[dict[str, Any]], _L], url: str) -> _L:
         """Return a new connection, which opens with its first request.
 
         Raises:
@@ -112,7 +124,7 @@ class Route:
         """Return the request with its key."""
         secret = None if asked.keyless else self._config.api_key
         try:
-            key = secret.at_hand() or opened(secret, request) if secret is not None else None
+            key = secret.at_hand() or within(secret.open, request) if secret is not None else None
         except Exception as error:  # a user's token provider may raise anything
             raise self._no_key(error, request) from None
         return self._keyed(asked, request, trace, key)
@@ -121,7 +133,7 @@ class Route:
         """`outgoing`, for asyncio."""
         secret = None if asked.keyless else self._config.api_key
         try:
-            key = secret.at_hand() or await aopened(secret, request) if secret is not None else None
+            key = secret.at_hand() or await awithin(secret.aopen(), request) if secret is not None else None
         except Exception as error:
             raise self._no_key(error, request) from None
         return self._keyed(asked, request, trace, key)
@@ -147,7 +159,7 @@ class Route:
         if key is not None:
             headers.update({name.lower(): form.format(key=key) for name, form in self._key_headers})
         headers.update({name.lower(): secret.open() for name, secret in own.items()})
-        left = min(request.remaining(), asked.until - time.monotonic())
+        left = min(request.remaining(), asked.until - clock.now())
         silence = max(0.001, min(asked.timeout, left, _LONGEST_WAIT))
         timeout = {"connect": min(CONNECT_TIMEOUT, silence), "read": silence, "write": silence, "pool": silence}
         return httpx2.Request(
@@ -175,10 +187,10 @@ class Route:
             return error
         if isinstance(error, httpx2.InvalidURL):
             return self._no_url(error)
-        if isinstance(error, httpx2.TimeoutException):
+        if isinstance(error, (httpx2.TimeoutException, TimeoutError)):
             if request.remaining() <= _ABOUT_NOW:
                 return deadline_passed(provider)
-            if isinstance(error, httpx2.ConnectTimeout):
+            if isinstance(error, (httpx2.ConnectTimeout, TimeoutError)):
                 patience = min(CONNECT_TIMEOUT, request.timeout)
                 said = f"{provider} did not accept a connection within {patience:g} s ({host})."
             else:
@@ -235,91 +247,32 @@ def _response(answer: httpx2.Response) -> HttpResponse:
     return HttpResponse(answer.status_code, {name.lower(): value for name, value in answer.headers.items()})
 
 
-class Line:
-    """One connection and the call on it: what is alike for threads and asyncio."""
-
-    def __init__(self, _settings: dict[str, Any]) -> None:
-        self._socket: Any = None
-        self.guard: Guard | None = None
-        self.origin = ""
-        """Scheme, host and port of what it is connected to."""
-        self.cancelled = False
-        self.response: httpx2.Response | None = None
-        self.url = ""
-        self.until = 0.0
-        """When the current read must have ended, on the clock of `time.monotonic`."""
-        self.latest = float("inf")
-        """When the answer to the current request must have ended."""
-        self.kept = False
-        """Whether it carried a call before, and was kept for another."""
-        self.used_up = True
-        """Whether the answer was read to its end: only then can another call use the connection."""
-
-    def note_stream(self, event: str, info: dict[str, Any]) -> Any:
-        """Remember the socket that the HTTP library opens, for `shut`; return its stream, if it was opened just now."""
-        if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            return None
-        stream = info["return_value"]
-        if event.startswith("connection.connect_tcp"):
-            # A duplicate: TLS takes the socket itself over, and a shut down reaches the connection through any of them.
-            self.forget_socket()
-            self._socket = stream.get_extra_info("socket").dup()
-        if self.cancelled:
-            self.shut()
-        return stream
-
-    @property
-    def goes(self) -> bool:
-        """Whether the server said that it closes the connection."""
-        return self.response is not None and self.response.headers.get("connection", "").lower() == "close"
-
-    def went_stale(self) -> bool:
-        """Return whether a failed sending is worth a new connection: this one was idle, and its server closed it."""
-        stale, self.kept = self.kept and not self.cancelled, False
-        return stale
-
-    def patience(self, timeout: float | None) -> float:
-        """Return how long one read may take: a call has a deadline, the library one read timeout for a whole body."""
-        left = max(0.001, min(self.until - time.monotonic(), _LONGEST_WAIT))
-        return left if timeout is None else min(timeout, left)
-
-    def forget_socket(self) -> None:
-        """Close the duplicate of the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def shut(self) -> None:
-        """Shut the socket down, from any thread: whoever reads from it gets its end at once."""
-        self.cancelled = True
-        if self._socket is not None:
-            with suppress(OSError):
-                self._socket.shutdown(2)  # both ways; asyncio's and ssl's sockets take the number
-
-
 class SyncLine(Line):
     def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__(settings)
+        super().__init__()
         self._transport = httpx2.HTTPTransport(**settings)
-        self._pieces: Any = None
+        self.open_with(Connecting)
+
+    def apart(self, work: Callable[[], _T], timeout: float | None, undo: Callable[[_T], None] | None = None) -> _T:
+        """Return what work returns that cannot be interrupted, left behind when its time or the call is over."""
+        done = Apart(work, undo)
+        with self.leaving(done.leave):
+            return done.result(self.patience(timeout))
 
     def note(self, event: str, info: dict[str, Any]) -> None:
-        """Have every read of the stream look at the call's deadline, and the guard at where it leads."""
+        """Have what is done with a stream keep to the call's deadline, and the guard look at where it leads."""
+        if not event.endswith(NEW_CONNECTION):  # most tell of a request's way
+            return
         if self.guard is not None:
-            self.guard.watch(event, info)
-        stream = self.note_stream(event, info)
+            watch = partial(self.guard.watch, event, info)
+            self.apart(watch, info["timeout"]) if event.endswith("connect_tcp.started") else watch()
+        stream = self.new_stream(event, info)
         if stream is not None:
-            read = stream.read
-
-            def patient(most: int, timeout: float | None = None) -> bytes:
-                return cast(bytes, read(most, self.patience(timeout)))
-
-            with suppress(AttributeError):  # should the library ever forbid it, deadlines are only less exact
-                stream.read = patient
+            attend(stream, self)
 
     def send(self, outgoing: httpx2.Request) -> HttpResponse:
         self.finish()
-        self.used_up = False
+        self.begin()
         try:
             self.response = self._transport.handle_request(outgoing)
         except _CLOSED_MEANWHILE:
@@ -339,6 +292,8 @@ class SyncLine(Line):
         if self.response is not None:
             response, self.response = self.response, None
             response.close()
+            if self.has_rest():
+                self._transport.close()
 
     def close(self) -> None:
         with suppress(Exception):
@@ -350,27 +305,39 @@ class SyncLine(Line):
 
 class AsyncLine(Line):
     def __init__(self, settings: dict[str, Any]) -> None:
-        super().__init__(settings)
+        super().__init__()
         self._transport = httpx2.AsyncHTTPTransport(**settings)
-        self._pieces: Any = None
+        self.open_with(AsyncConnecting)
+
+    async def in_time(self, work: Coroutine[Any, Any, _T], timeout: float | None) -> _T:
+        """Return what work returns; it is cancelled when its time or the call is over."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.patience(timeout)) as limit:
+
+            def end() -> None:
+                with suppress(RuntimeError):  # it is over already
+                    limit.reschedule(0)
+
+            with self.leaving(partial(loop.call_soon_threadsafe, end)):
+                return await work
 
     async def note(self, event: str, info: dict[str, Any]) -> None:
-        """Have every read of the stream look at the call's deadline, and the guard at where it leads."""
-        if self.guard is not None:
+        """Have what is done with a stream keep to the call's deadline, and the guard look at where it leads."""
+        if not event.endswith(NEW_CONNECTION):
+            return
+        if self.guard is not None and event.endswith("connect_tcp.started"):
+            await self.in_time(apart(partial(self.guard.watch, event, info)), info["timeout"])
+        elif self.guard is not None:
             await self.guard.awatch(event, info)
-        stream = self.note_stream(event, info)
+        stream = self.new_stream(event, info)
         if stream is not None:
-            read = stream.read
-
-            async def patient(most: int, timeout: float | None = None) -> bytes:
-                return cast(bytes, await read(most, self.patience(timeout)))
-
-            with suppress(AttributeError):
-                stream.read = patient
+            aattend(stream, self)
 
     async def send(self, outgoing: httpx2.Request) -> HttpResponse:
         await self.finish()
-        self.used_up = False
+        self.begin()
         try:
             self.response = await self._transport.handle_async_request(outgoing)
         except _CLOSED_MEANWHILE:
@@ -390,6 +357,8 @@ class AsyncLine(Line):
         if self.response is not None:
             response, self.response = self.response, None
             await response.aclose()
+            if self.has_rest():
+                await self._transport.aclose()
 
     async def close(self) -> None:
         with suppress(Exception):

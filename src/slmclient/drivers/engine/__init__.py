@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from slmclient import clock
 from slmclient.chat import ChatRequest, Event
+from slmclient.drivers.apart import apart
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.engine.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
 from slmclient.errors import APITimeoutError, ConfigurationError, SLMError, UnsupportedFeatureError
@@ -154,9 +155,8 @@ class EngineDriver(Driver, ABC):
 
     async def aclose(self) -> None:
         """`close`, for asyncio."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
+        # Not asyncio's own threads: they take no work any more when a loop of another thread outlives the main thread.
+        await apart(self.close)
 
 
 def _check(name: str, request: ChatRequest) -> None:
