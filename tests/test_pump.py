@@ -856,16 +856,13 @@ def test_redirects_are_not_followed(way: Way, status: int) -> None:
         assert elsewhere.peers == []
 
 
-@pytest.mark.parametrize("status", [200, 500])
-def test_a_body_that_is_too_large_is_not_read_to_its_end(
-    way: Way, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_is_too_large_is_not_read_to_its_end(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "MAX_BODY", 100_000)
     sent: list[int] = []
 
     def serve(peer: Peer) -> None:
         peer.request()
-        peer.send(whole(b"", status, Content_Length=str(10**12)))
+        peer.send(whole(b"", Content_Length=str(10**12)))
         with suppress(OSError):
             while True:
                 peer.send(b" " * 10_000)

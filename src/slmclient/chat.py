@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypedDict
@@ -82,7 +83,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may cancel what it interrupts
         self._callbacks: list[Callable[[], None]] = []
 
     @property
@@ -96,7 +97,8 @@ class Cancellation:
             self._event.set()
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            callback()
+            with suppress(RuntimeError):  # the asyncio loop that it would wake up is closed: nobody waits there
+                callback()
 
     def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Have ``callback`` called (once, from whichever thread) when the call is cancelled.

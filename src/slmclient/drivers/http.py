@@ -266,8 +266,9 @@ class HttpDriver(Driver):
                 payload = from_json(payload)
             except ValueError:
                 payload = payload.decode("utf-8", "replace")
+        headers: Any = dict(response.headers)  # a server may send back whatever it got
         for secret in (self.config.api_key, *self.config.headers.values()):
-            payload = secret.redact(payload) if secret is not None else payload
+            payload, headers = (secret.redact(payload), secret.redact(headers)) if secret else (payload, headers)
         payload = faults.redacted(payload, self.speech.redactions)
         if response.status == 401 and self.config.api_key is not None:
             self.config.api_key.refused()
@@ -279,7 +280,7 @@ class HttpDriver(Driver):
             catalogued=self.at_vendor,
             advice=self.advice(response.status, model),
         )
-        return faults.fault(origin, response.status, response.headers, payload)
+        return faults.fault(origin, response.status, headers, payload)
 
     def probe(self, seconds: float) -> Probe:
         """Ask a server, without a chat, whether it is ready and what it serves; for the command line.

@@ -8,6 +8,7 @@ of what lies below, whose frames hold requests and bodies.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from typing import Any, cast
@@ -20,7 +21,7 @@ from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait, Work
 from slmclient.drivers.transport import AsyncLine, Route, SyncLine, deadline_passed
 from slmclient.errors import SLMError, bare
 
-_IDLE_LINES = 16
+_IDLE_LINES = 100
 DRAINING = 0.25
 """Seconds that an answer's end may lag behind its [DONE]; the connection is closed then, not used again."""
 
@@ -66,7 +67,8 @@ class _Pump:
         """Return the idle connections, which are to be closed; none is kept from now on."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
+            idle = self._idle[:]
+            self._idle.clear()
             return idle
 
     def too_late(self, request: ChatRequest) -> SLMError | None:
@@ -105,6 +107,10 @@ class SyncPump(_Pump):
     """Drives flows on the caller's thread."""
 
     _idle: list[SyncLine]
+
+    def __init__(self, provider: str, route: Route, *, keep: bool = True) -> None:
+        super().__init__(provider, route, keep=keep)
+        weakref.finalize(self, _close_all, self._idle)  # a client that was forgotten, and not closed
 
     def run(self, steps: Steps, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of a flow; leave with nothing but `SLMError`."""
@@ -183,8 +189,12 @@ class SyncPump(_Pump):
 
     def close(self) -> None:
         """Close idle connections; those in use are closed when their calls end."""
-        for line in self.shut_down():
-            line.close()
+        _close_all(self.shut_down())
+
+
+def _close_all(lines: list[SyncLine]) -> None:
+    while lines:
+        lines.pop().close()
 
 
 class AsyncPump(_Pump):

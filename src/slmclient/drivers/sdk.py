@@ -112,9 +112,10 @@ class SdkDriver(HttpDriver):
         if isinstance(payload, bytes):
             parsed = from_json_or_none(payload)
             payload = payload.decode("utf-8", "replace") if parsed is None else parsed
+        headers: Any = dict(response.headers)
         for secret in cast(SdkResponse, response).sent:
-            payload = secret.redact(payload)
-        return super().fault(response, model, payload)
+            payload, headers = secret.redact(payload), secret.redact(headers)
+        return super().fault(HttpResponse(response.status, headers), model, payload)
 
     def route(self) -> Route:
         """Return the way through the SDK client."""
