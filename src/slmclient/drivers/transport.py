@@ -361,8 +361,10 @@ class AsyncLine(Line):
                 await self._transport.aclose()
 
     async def close(self) -> None:
-        with suppress(Exception):
-            await self.finish()
-        with suppress(Exception):
-            await self._transport.aclose()
-        self.forget_socket()
+        try:
+            with suppress(Exception):
+                await self.finish()
+            with suppress(Exception):
+                await self._transport.aclose()
+        finally:  # also where the task is cancelled meanwhile
+            self.forget_socket()
