@@ -654,3 +654,12 @@ def test_what_a_client_with_a_ready_driver_cannot_use_is_refused(
 def test_an_argument_of_the_wrong_type_is_a_configuration_error(kind: Any, arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         kind(**arguments)
+
+
+@both
+async def test_what_is_set_for_the_client_is_told_as_such(face: Face) -> None:
+    for name in ("max_retries", "rate_limit", "fallbacks", "on_event"):
+        with pytest.raises(
+            UnsupportedParameterError, match=rf"{name} is set for the client, not for a call: .*Client\({name}="
+        ):
+            face.client("x").stream("?", **{name: 1})

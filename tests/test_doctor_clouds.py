@@ -241,3 +241,10 @@ def test_a_missing_key_of_both_is_two_problems() -> None:
     first, second = report["problems"]
     assert first.startswith("nvidia needs a key")
     assert second.startswith("Fallback ")
+
+
+def test_limits_and_fallbacks_that_the_client_would_refuse_are_problems() -> None:
+    (problem,) = doctor(code=1, SLM_RATE_LIMIT="15 per fortnight")["problems"]
+    assert "15/min" in problem
+    (problem,) = doctor(code=1, SLM_FALLBACKS="azure:phi-4-mini")["problems"]
+    assert problem.startswith("Fallback 'azure': azure needs the address")

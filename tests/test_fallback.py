@@ -32,7 +32,8 @@ from slmclient.errors import (
     UnsupportedParameterError,
 )
 from slmclient.policy.candidate import Candidate
-from slmclient.policy.fallback import FallbackDriver, forget_retired
+from slmclient.policy.fallback import FallbackDriver
+from slmclient.policy.retired import forget_retired
 from slmclient.policy.stack import Leg, Policies, stacked
 from slmclient.policy.wrapper import innermost
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
@@ -155,7 +156,7 @@ async def test_not_once_a_piece_of_the_answer_is_out(face: Face) -> None:
     client = client_of(face, ScriptedDriver(GONE, name="one"), ScriptedDriver(broken, name="two"), ScriptedDriver("x"))
     with pytest.raises(StreamInterruptedError) as caught:
         await face.text(client.stream("?"))
-    assert tried(caught.value) == [("one", "ProviderRetiredError"), ("two", None)]
+    assert tried(caught.value) == [("one", "ProviderRetiredError"), ("two", "StreamInterruptedError")]
     assert caught.value.partial is not None
     assert caught.value.partial.text == "Half"
 
@@ -317,7 +318,59 @@ async def test_fields_for_the_first_ones_body_go_to_nobody_else(face: Face) -> N
     assert (same.requests[0].extra, reply.dropped) == ({"n": 1}, ())
 
 
+@both
+async def test_of_one_name_at_two_addresses_each_has_its_own_fields(face: Face) -> None:
+    first, second = ScriptedDriver(GONE, name="openai"), ScriptedDriver("yes", name="openai")
+    first.config = DriverConfig("openai", "m", base_url="https://a.example")
+    second.config = DriverConfig("openai", "m", base_url="https://b.example")
+    reply = await face.done(client_of(face, first, second).chat("?", extra={"secret": "s3cret"}))
+    assert (second.requests[0].extra, reply.dropped) == ({}, ("extra",))
+
+
 # --- how they are named
+
+
+def test_a_check_that_is_turned_off_is_so_for_the_first_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_API_KEY", KEYS["NVIDIA_API_KEY"])
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    for verify, wanted in ((False, True), ("bundle.pem", "bundle.pem")):
+        options: dict[str, Any] = {"base_url": "https://10.0.0.5/v1", "verify": verify, "env_file": False}
+        with PhiClient("openai", "m", fallbacks=["nvidia:phi-4-mini"], **options) as client:
+            first, second = (innermost(candidate) for candidate in fallback_driver(client).candidates)
+        assert (first.config.verify, second.config.verify) == (verify, wanted)
+
+
+def test_who_is_the_first_already_is_no_fallback() -> None:
+    """PhiClient(fallbacks=["local"]) where nothing else was chosen."""
+    with PhiClient(fallbacks=["local", "llamacpp:a.gguf", "local"], env_file=False) as client:
+        names = [innermost(candidate).name for candidate in fallback_driver(client).candidates]
+    assert names == ["local", "llamacpp"]
+
+
+@both
+async def test_a_fallback_without_an_address_says_whose_trouble_it_is(face: Face) -> None:
+    with pytest.raises(ConfigurationError, match=r"^Fallback 'azure': azure needs the address") as caught:
+        face.kind("local", fallbacks=["azure:phi-4-mini"], env_file=False)
+    assert "SLM_BASE_URL" not in str(caught.value)
+
+
+@both
+async def test_all_are_closed_even_if_one_fails_to(face: Face) -> None:
+    class Stuck(ScriptedDriver):
+        def close(self) -> None:
+            raise OSError("stuck")
+
+    last = ScriptedDriver("x")
+    first = Candidate(Stuck("x"))
+    driver = FallbackDriver([first, Candidate(last, first)])
+    with pytest.raises(OSError, match="stuck"):
+        await (driver.aclose() if face.mode is not None and "Async" in face.kind.__name__ else closed(driver))
+    with pytest.raises(ConfigurationError, match="closed"):
+        list(last.events(ChatRequest((Message.user("?"),))))
+
+
+async def closed(driver: Driver) -> None:
+    driver.close()
 
 
 KEYS = {"NVIDIA_API_KEY": "nvapi-0123456789", "AZURE_INFERENCE_CREDENTIAL": "azure-0123456789"}

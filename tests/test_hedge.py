@@ -16,13 +16,18 @@ from slmclient.chat import ChatRequest, Finish, TextDelta
 from slmclient.drivers.base import Driver
 from slmclient.errors import (
     APITimeoutError,
+    AuthenticationError,
     BadRequestError,
     ConfigurationError,
+    ContentFilterError,
     InternalServerError,
+    ModelRetiredError,
+    SLMError,
     StreamInterruptedError,
 )
 from slmclient.policy import budget
 from slmclient.policy.hedge import HedgeDriver
+from slmclient.policy.retired import forget_retired
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import Seen, whole
 from test_client import ANSWER, Face, both
@@ -110,6 +115,70 @@ async def test_if_both_fail_the_first_ones_error_is_raised(face: Face) -> None:
     with pytest.raises(BadRequestError, match="one says no") as caught:
         await face.done(client_of(face, Threaded(first, name="one"), Threaded(second, name="two")).chat("?"))
     assert tried(caught.value) == [("one", "BadRequestError"), ("two", "BadRequestError")]
+
+
+@pytest.mark.parametrize("kind", [BadRequestError, ContentFilterError, AuthenticationError])
+@both
+async def test_a_wrong_call_is_wrong_also_while_a_second_is_under_way(face: Face, kind: type[SLMError]) -> None:
+    """Nobody else is asked what the first one refused; unless that was asked for."""
+    for also in ((), [kind]):
+        drivers = Threaded(Slow(3 * AFTER, kind("no")), name="one"), Threaded(Slow(6 * AFTER, "yes"), "yes", name="two")
+        client = client_of(face, *drivers, fallback_on=also)
+        if also:
+            assert (await face.done(client.chat("?"))).text == "yes"
+        else:
+            with pytest.raises(kind, match="no"):
+                await face.done(client.chat("?"))
+
+
+@both
+async def test_who_failed_beside_the_first_is_not_asked_again(face: Face) -> None:
+    def failing() -> tuple[ScriptedDriver, ScriptedDriver]:
+        first = Threaded(Slow(3 * AFTER, InternalServerError("one is down")), name="one")
+        return first, Threaded(InternalServerError("two is down"), "x", name="two")
+
+    first, second = failing()
+    client = client_of(face, first, second, Threaded("third", name="three"))
+    reply = await face.done(client.chat("?"))
+    assert tried(reply) == [("one", "InternalServerError"), ("two", "InternalServerError"), ("three", None)]
+    assert len(second.requests) == 1
+    client = client_of(face, *failing())
+    with pytest.raises(InternalServerError, match=r"^one is down") as caught:
+        await face.done(client.chat("?"))
+    assert caught.value.__notes__ == ["Nor did a fallback answer: two is down"]
+
+
+@both
+async def test_no_second_request_goes_to_who_is_gone(face: Face) -> None:
+    second = Threaded(ModelRetiredError("gone"), name="gone")
+    first = Threaded(*[Slow(3 * AFTER, "slow") for _ in range(3)], name="one")
+    client = client_of(face, first, second)
+    try:
+        with pytest.raises(InternalServerError):
+            await face.done(client_of(face, Threaded(Slow(3 * AFTER, InternalServerError("down"))), second).chat("?"))
+        for _ in range(2):
+            assert (await face.done(client.chat("?"))).text == "slow"
+    finally:
+        forget_retired()
+    assert len(second.requests) == 1
+
+
+@both
+async def test_the_try_of_the_other_is_told_where_the_answer_breaks_off(face: Face) -> None:
+    broken = [TextDelta("Half"), StreamInterruptedError("broke off")]
+    with pytest.raises(StreamInterruptedError) as caught:
+        await face.text(client_of(face, Threaded(Slow(), name="one"), Threaded(broken, name="two")).stream("?"))
+    assert tried(caught.value) == [("one", "cancelled"), ("two", "StreamInterruptedError")]
+
+
+@both
+async def test_calls_fill_the_budget_of_second_requests(face: Face) -> None:
+    count = 12
+    first = Threaded(*[Slow(3 * AFTER, "slow") for _ in range(count)], name="one")
+    second = Threaded(*["quick"] * count, name="two")
+    client = client_of(face, first, second, retry=RetryPolicy(0, reserve=2, share=0.5))
+    texts = [(await face.done(client.chat("?"))).text for _ in range(count)]
+    assert 2 + 4 <= texts.count("quick") <= 2 + 6
 
 
 @both

@@ -37,12 +37,13 @@ from slmclient.errors import (
 )
 from slmclient.messages import Message
 from slmclient.policy.candidate import Candidate
-from slmclient.policy.fallback import FallbackDriver, forget_retired
+from slmclient.policy.fallback import FallbackDriver
 from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.hedge import HedgeDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver
 from slmclient.policy.punctual import PunctualDriver, punctual
+from slmclient.policy.retired import forget_retired
 from slmclient.policy.retry import RetryDriver, RetryPolicy
 from slmclient.policy.wrapper import Lent
 from slmclient.reply import Reply, ReplyBuilder

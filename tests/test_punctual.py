@@ -16,6 +16,7 @@ from slmclient import AsyncPhiClient, PhiClient
 from slmclient.chat import ChatRequest, Event, Finish, Start, TextDelta
 from slmclient.drivers.base import Driver, DriverInfo
 from slmclient.errors import APITimeoutError
+from slmclient.testing import ScriptedDriver
 from test_client import Face, both
 
 SOON = 3.0
@@ -160,3 +161,48 @@ def test_a_forgotten_call_ends_its_thread() -> None:
     del stream
     gc.collect()
     assert helpers() == []
+
+
+class Warming(Foreign):
+    """One that takes its time to get ready."""
+
+    def warm_up(self, deadline: float) -> None:
+        self.closed.wait(SOON)
+
+
+class AsyncOnly(ScriptedDriver):
+    """One of ours, with an asynchronous generator of somebody else's."""
+
+    async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+        await asyncio.sleep(SOON * 2)
+        yield Finish("stop")
+
+
+@both
+async def test_getting_ready_ends_at_the_deadline_too(face: Face) -> None:
+    driver = Warming()
+    began = time.monotonic()
+    with pytest.raises(APITimeoutError, match="deadline"):
+        await face.done(face.kind(driver=driver, deadline=0.1).warm_up())
+    assert time.monotonic() - began < SOON
+    driver.closed.set()
+    await face.done(face.kind(driver=driver, deadline=5).warm_up())
+
+
+@both
+async def test_an_error_while_getting_ready_is_the_drivers_own(face: Face) -> None:
+    class Failing(Foreign):
+        def warm_up(self, deadline: float) -> None:
+            raise APITimeoutError("too slow, says the driver")
+
+    with pytest.raises(APITimeoutError, match="says the driver"):
+        await face.done(face.kind(driver=Failing(), deadline=5).warm_up())
+
+
+def test_what_somebody_else_wrote_of_a_driver_of_ours_is_timed() -> None:
+    async def scenario() -> None:
+        async with AsyncPhiClient(driver=AsyncOnly("x"), max_retries=0) as client:
+            await client.chat("?", deadline=0.1)
+
+    with pytest.raises(APITimeoutError, match="deadline"):
+        asyncio.run(scenario())

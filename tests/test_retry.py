@@ -344,7 +344,7 @@ async def test_a_stream_that_breaks_off_lists_the_tries_before_it(face: Face) ->
     with pytest.raises(StreamInterruptedError) as caught:
         async with face.opened(client.stream("?")) as stream:
             await face.text(stream)
-    assert [attempt.error for attempt in caught.value.attempts] == ["RateLimitError", None]
+    assert [attempt.error for attempt in caught.value.attempts] == ["RateLimitError", "StreamInterruptedError"]
     assert caught.value.partial is not None
     assert caught.value.partial.attempts == caught.value.attempts
 
@@ -410,6 +410,35 @@ async def test_a_wait_longer_than_max_retry_wait_is_raised_not_slept(face: Face)
                     await face.done(client.chat("?"))
                 assert caught.value.retry_after == 61.0
         assert time.waits == waits
+
+
+@both
+async def test_the_limiters_pause_after_a_429_is_no_longer_than_max_retry_wait(face: Face) -> None:
+    for longest, error in ((5, RateLimitError), (300, None)):
+        time = FakeClock()
+        with clock.turned(time):
+            client = face.client(
+                busy(120.0), "fine", "fine", retry=RetryPolicy(0, max_retry_wait=longest), deadline=900
+            )
+            with pytest.raises(RateLimitError, match="busy"):
+                await face.done(client.chat("?"))
+            if error is None:
+                assert (await face.done(client.chat("?"))).text == "fine"
+            else:
+                with pytest.raises(error, match="pause"):
+                    await face.done(client.chat("?"))
+        assert sum(time.waits) == (0 if error else pytest.approx(120, abs=3))
+
+
+@both
+async def test_a_failed_try_says_how_long_it_was_queued(face: Face) -> None:
+    time = FakeClock()
+    with clock.turned(time):
+        client = face.client("fine", BadRequestError("no"), rate_limit="1/min")
+        await face.done(client.chat("?"))
+        with pytest.raises(BadRequestError) as caught:
+            await face.done(client.chat("?"))
+    assert caught.value.attempts[0].queued == pytest.approx(61, abs=2)
 
 
 @both
@@ -485,6 +514,13 @@ async def test_the_budgets_share_can_be_set(face: Face) -> None:
         with pytest.raises(InternalServerError):
             await face.done(client.chat("?"))
     assert len(driver.requests) == 150
+
+
+@pytest.mark.usefixtures("budgets")
+def test_a_client_with_a_smaller_reserve_takes_nothing_from_others() -> None:
+    shared = budget.budget_of("account", 40)
+    shared.called(0, 0)
+    assert sum(shared.spend() for _ in range(50)) == 40
 
 
 def test_budgets_are_bounded_in_number(budgets: None) -> None:

@@ -387,7 +387,8 @@ async def test_a_server_that_breaks_off_interrupts_the_stream(face: Face, way: s
         assert len(server.seen) == 1, "text was given out: nothing is asked again"
     assert caught.value.partial is not None
     assert (caught.value.partial.text, caught.value.partial.provider) == ("The capital", "openai")
-    assert [attempt.error for attempt in caught.value.attempts] == [None]
+    assert [attempt.error for attempt in caught.value.attempts] == ["StreamInterruptedError"]
+    assert caught.value.partial.attempts == caught.value.attempts == stream.reply.attempts
 
 
 @both

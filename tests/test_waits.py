@@ -42,6 +42,7 @@ NOW = FakeClock().date()  # noon, on the 1st of November
         ({"x-ratelimit-remaining-requests": "3", "x-ratelimit-reset-requests": "6m0s"}, None),
         ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "120ms"}, 0.12),
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(NOW.timestamp()) + 42)}, 42.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(1000 * (int(NOW.timestamp()) + 42))}, 42.0),
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "12"}, 12.0),
         ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "12 moons"}, None),
         (
@@ -54,6 +55,8 @@ NOW = FakeClock().date()  # noon, on the 1st of November
             62.5,
         ),
         ({"retry-after": "3", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "12"}, 3.0),
+        ({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
+        ({"retry-after": "Wed, 99999999999999999999 Oct 2026 07:28:00 GMT"}, None),
         ({"retry-after": "Mon, 99 Foo 2026 25:61:61 GMT"}, None),
     ],
 )
@@ -81,6 +84,9 @@ def test_nonsense_for_a_wait_is_no_wait(text: str) -> None:
         ("Please retry after 6 seconds.", 6.0),
         ("Rate limit of 15 per 60s exceeded for UserByModelByMinute. Please wait 53 seconds before retrying.", 53.0),
         ("Retry in 2 minutes", 120.0),
+        ("try again in 6 m", 360.0),
+        ("try again in 5.2 s.", 5.2),
+        ("retry in 2 days", 172_800.0),
         ("Please try again in 300 milliseconds", 0.3),
         ("server busy, please try again.  maximum pending requests exceeded", None),
         ("Please try again in a few minutes", None),

@@ -12,7 +12,7 @@ from slmclient.conversation import AsyncConversation, Conversation
 from slmclient.drivers.base import Driver, admit
 from slmclient.drivers.secret import ApiKey
 from slmclient.environment import captures_content
-from slmclient.errors import ConfigurationError
+from slmclient.errors import ConfigurationError, UnsupportedParameterError
 from slmclient.policy.retry import RetryPolicy
 from slmclient.policy.stack import Policies, stacked
 from slmclient.reply import Reply
@@ -54,8 +54,9 @@ class _Client:
         assert settings is not None
         self._strict = settings.strict
         self._timeout, self._deadline = settings.timeout, settings.deadline
+        legs = legs_of(settings, driver)
         self._driver = stacked(
-            legs_of(settings, driver),
+            legs,
             Policies(
                 retry=policies["retry"] or RetryPolicy(settings.max_retries),
                 hedge_after=policies["hedge_after"],
@@ -66,7 +67,7 @@ class _Client:
                 capture_content=captures_content(),
             ),
         )
-        self._adapts = bool(settings.fallbacks)
+        self._adapts = len(legs) > 1
         self._closed = False
 
     @property
@@ -93,6 +94,10 @@ class _Client:
 
     def _admitted(self, prompt: Prompt, options: ChatOptions, *, stream: bool) -> tuple[ChatRequest, list[Note]]:
         driver = self._open_driver()
+        of_client = sorted(options.keys() & (ClientOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()))
+        if of_client:
+            name, kind = of_client[0], type(self).__name__
+            raise UnsupportedParameterError(f"{name} is set for the client, not for a call: {kind}({name}=…).")
         request = chat_request(
             prompt, options, stream=stream, model=None, timeout=self._timeout, deadline=self._deadline
         )

@@ -16,7 +16,7 @@ from slmclient.policy.observing import OnEvent
 from slmclient.policy.retry import RetryPolicy
 from slmclient.policy.stack import Leg
 from slmclient.request import checked_seconds, unknown_name
-from slmclient.settings import Settings, resolve
+from slmclient.settings import Settings, of_fallback, resolve
 
 if TYPE_CHECKING:
     import ssl
@@ -96,7 +96,9 @@ def settled(
         given: dict[str, Any] = {name: value for name, value in options.items() if name not in OF_POLICIES}
         given |= {"provider": provider, "model": model, "api_key": api_key}
         if given.get("fallbacks") is not None:
-            given["fallbacks"] = tuple(_fallback(each) for each in _several("fallbacks", given["fallbacks"]))
+            given["fallbacks"] = tuple(
+                _fallback(each) for each in _several("fallbacks", given["fallbacks"], "['azure:phi-4-mini', 'local']")
+            )
         return resolve(_given(given), driver), None
     except SLMError as error:
         return None, bare(error)
@@ -112,14 +114,14 @@ def _given(named: Mapping[str, Any]) -> Given:
     if "headers" in given:
         given["headers"] = _secret_values(given["headers"])
     if "rate_limit" in given and not isinstance(given["rate_limit"], str):
-        raise ConfigurationError(f"rate_limit is a str, not {type(given['rate_limit']).__name__}.")
+        raise ConfigurationError(f"rate_limit is a str such as '15/min', not {type(given['rate_limit']).__name__}.")
     return Given(**given)
 
 
-def _several(name: str, value: object) -> Sequence[Any]:
+def _several(name: str, value: object, example: str) -> Sequence[Any]:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return cast("Sequence[Any]", value)
-    raise ConfigurationError(f"{name} is a list, not {type(value).__name__}.")
+    raise ConfigurationError(f"{name} is a list, such as {example}, not {type(value).__name__}.")
 
 
 def _fallback(said: object) -> str | Given | Driver:
@@ -147,7 +149,7 @@ def _check_policies(options: ClientOptions) -> None:
         raise ConfigurationError("retry= holds max_retries already: give one of the two.")
     if options.get("hedge_after") is not None:
         checked_seconds("hedge_after", options.get("hedge_after"))
-    for kind in _several("fallback_on", options.get("fallback_on") or ()):
+    for kind in _several("fallback_on", options.get("fallback_on") or (), "[ContentFilterError]"):
         if not (isinstance(kind, type) and issubclass(kind, SLMError)):
             raise ConfigurationError("fallback_on is a list of error classes, such as [ContentFilterError].")
 
@@ -162,11 +164,22 @@ def legs_of(settings: Settings, ready: Driver | None) -> list[Leg]:
     asked = [(ready or settings.driver, settings.rate_limit)]
     asked += [(fallback.driver, fallback.rate_limit) for fallback in settings.fallbacks]
     legs: list[Leg] = []
+    seen: list[Any] = []
     for given, rate_limit in asked:
         if isinstance(given, Driver):
             legs.append(Leg(given, rate_limit, owned=False))
-        else:  # a recording that is replayed has no limit to wait for
-            legs.append(Leg(registry.new_driver(given), "off" if registry.is_replayed() else rate_limit))
+            continue
+        same = (given.provider, given.model, given.base_url, given.api_key, dict(given.options))
+        if same in seen:
+            continue  # PhiClient(fallbacks=["local"]) where nothing else was chosen
+        seen.append(same)
+        try:
+            driver = registry.new_driver(given)
+        except SLMError as error:
+            if not legs:
+                raise
+            raise of_fallback(error, given.provider) from None
+        legs.append(Leg(driver, "off" if registry.is_replayed() else rate_limit))  # a recording has nothing to wait for
     return legs
 
 

@@ -79,6 +79,10 @@ class SLMError(Exception):
         self.retry_after = retry_after
         self.body = body
         self.attempts: tuple[Attempt, ...] = ()
+        self.queued = 0.0
+        """Seconds that the try waited for the rate limit of one's own."""
+        self.hedged: SLMError | None = None
+        """Where a second request was sent to another provider, and failed as well: its error."""
 
 
 class ConfigurationError(SLMError):

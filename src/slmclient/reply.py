@@ -125,6 +125,8 @@ class ReplyBuilder:
         self._finish: Finish | None = None
         self._usage: Usage | None = None
         self._notes: list[Note] = []
+        self.attempts: tuple[Attempt, ...] = ()
+        """Every try, where an error knows more of them than the notes said when the answer began."""
 
     @property
     def finished(self) -> bool:
@@ -193,7 +195,7 @@ class ReplyBuilder:
             model=start.model,
             id=start.id,
             request_id=start.request_id,
-            attempts=tuple(note.detail for note in self._notes if isinstance(note.detail, Attempt)),
+            attempts=self.attempts or tuple(note.detail for note in self._notes if isinstance(note.detail, Attempt)),
             dropped=self._details("dropped"),
             converted=self._details("converted"),
             images=tuple(note.detail for note in self._notes if isinstance(note.detail, SentImage)),

@@ -192,14 +192,26 @@ def _fallback(given: Given, said: str | Given | Driver, environment: Environment
     if isinstance(said, Driver):
         return Fallback(said)
     own = Given(provider=said) if isinstance(said, str) else said
-    own = replace(own, strict=given.strict, verify=given.verify if own.verify is None else own.verify)
+    inherited = None if given.verify is False else given.verify  # unchecked was said of the first one's server alone
+    own = replace(own, strict=given.strict, verify=inherited if own.verify is None else own.verify)
     assert environment is not None
     try:
         provider, model = _provider_and_model(own, environment)
         driver, _ = _driver_config(own, environment, provider, model, destination.not_ours)
     except SLMError as error:
-        raise type(error)(f"Fallback {_shown(said)!r}: {error.message}", provider=error.provider) from None
+        raise of_fallback(error, _shown(said)) from None
     return Fallback(driver, own.rate_limit)
+
+
+def of_fallback(error: SLMError, name: str) -> SLMError:
+    """Return the error as one of a fallback, which our own variables say nothing to.
+
+    Args:
+        error: Of its settings.
+        name: How the fallback was named.
+    """
+    message = error.message.replace("SLM_BASE_URL or ", "").replace("SLM_BASE_URL, ", "")
+    return type(error)(f"Fallback {name!r}: {message}", provider=error.provider)
 
 
 def _provider_and_model(given: Given, environment: Environment) -> tuple[Found, Found | None]:

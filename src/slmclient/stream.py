@@ -54,6 +54,7 @@ class _Folding:
         if self._request.cancellation.cancelled:
             return None
         self._broken = True
+        self._builder.attempts = error.attempts
         if isinstance(error, StreamInterruptedError) and error.partial is None:
             error.partial = self._builder.reply()
         return error

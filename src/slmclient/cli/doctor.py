@@ -24,7 +24,8 @@ from slmclient.drivers.secret import Secret
 from slmclient.environment import DEFAULT, DOTENV, KEYWORD, Environment, Found
 from slmclient.errors import ConfigurationError, MissingApiKeyError, SLMError
 from slmclient.given import Given
-from slmclient.settings import VARIABLES, Settings, resolve
+from slmclient.policy.rate import parse_rate_limit
+from slmclient.settings import VARIABLES, Settings, of_fallback, resolve
 
 _OURS = "SLM_"
 _KEY = "api_key"
@@ -248,6 +249,16 @@ def _problems(report: Report, settings: Settings) -> Iterator[str]:
         yield str(error)
     if not info.hosted:
         yield from _model_problems(report, settings)
+    try:
+        if settings.rate_limit is not None:
+            parse_rate_limit(settings.rate_limit)
+    except SLMError as error:
+        yield str(error)
+    for fallback in _fallbacks(settings):
+        try:
+            registry.new_driver(fallback)
+        except SLMError as error:
+            yield str(of_fallback(error, fallback.provider))
 
 
 def _model_problems(report: Report, settings: Settings) -> Iterator[str]:

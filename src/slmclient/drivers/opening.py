@@ -175,9 +175,9 @@ class Line:
         self.cancelled = True
         if (leave := self._leave) is not None:
             leave()
-        if self._socket is not None:
+        if (held := self._socket) is not None:  # the call's own thread may forget it meanwhile
             with suppress(OSError):
-                self._socket.shutdown(2)  # both ways; asyncio's and ssl's sockets take the number
+                held.shutdown(2)  # both ways; asyncio's and ssl's sockets take the number
 
 
 class Connecting:

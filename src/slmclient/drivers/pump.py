@@ -7,6 +7,7 @@ of what lies below, whose frames hold requests and bodies.
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -19,8 +20,9 @@ from slmclient.drivers.apart import apart
 from slmclient.drivers.opening import Line, awithin, within
 from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait, Work
 from slmclient.drivers.transport import AsyncLine, Route, SyncLine, deadline_passed
-from slmclient.errors import SLMError, bare
+from slmclient.errors import ResponseFormatError, SLMError, bare
 
+_log = logging.getLogger("slmclient.pump")
 _IDLE_LINES = 100
 DRAINING = 0.25
 """Seconds that an answer's end may lag behind its [DONE]; the connection is closed then, not used again."""
@@ -82,6 +84,16 @@ class _Pump:
         line.until = min(request.deadline_at, line.latest)
         if step is DRAIN:
             line.until = min(line.until, clock.now() + DRAINING)
+
+    def broken(self, error: Exception) -> SLMError:
+        """Return the error that ends a flow; what is none of ours is a fault of ours in reading the answer."""
+        if isinstance(error, SLMError):
+            return bare(error)
+        _log.error("reading an answer of %s failed: please report it", self._provider, exc_info=error)
+        return ResponseFormatError(
+            f"What {self._provider} sent could not be read ({type(error).__name__}; the log slmclient.pump has where).",
+            provider=self._provider,
+        )
 
     def next_step(self, steps: Steps, result: Any, failure: SLMError | None, request: ChatRequest) -> Any:
         """Return the flow's next command, after the result of the last one."""
@@ -147,8 +159,8 @@ class SyncPump(_Pump):
                 step = self._advance(steps, step, line, request)
         except (StopIteration, _Cancelled):
             pass
-        except SLMError as error:
-            failure = bare(error)
+        except Exception as error:
+            failure = self.broken(error)
         finally:
             steps.close()
             forget()
@@ -251,8 +263,8 @@ class AsyncPump(_Pump):
                 step = await self._advance(steps, step, line, request)
         except (_Done, StopIteration, _Cancelled):
             pass
-        except SLMError as error:
-            failure = bare(error)
+        except Exception as error:
+            failure = self.broken(error)
         finally:
             steps.close()
             forget()

@@ -23,7 +23,9 @@ class RetryBudget:
     def called(self, reserve: float, share: float) -> None:
         """Count a call."""
         with self._lock:
-            self._left = min(self._left + share, max(reserve, 1.0))
+            full = max(reserve, 1.0)
+            if self._left < full:  # another client may have begun it with more
+                self._left = min(self._left + share, full)
 
     def spend(self) -> bool:
         """Count a retry; return whether it may be made."""

@@ -44,7 +44,8 @@ class Candidate(Wrapper):
         notes: list[Note] = []
         if self._first is not None:
             request = replace(request, model=self.model_for(request))
-            if request.extra and self.inner.name != self._first.name:
+            here, there = self.inner.config, self._first.config
+            if request.extra and (here.provider, here.base_url) != (there.provider, there.base_url):
                 # Fields of another provider's body: refused here at best, and perhaps meant for that one's eyes only.
                 request = replace(request, extra={})
                 notes.append(Note("dropped", "extra"))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncGenerator, Collection, Generator, Iterator, Sequence
-from contextlib import aclosing, closing
+from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 
 from slmclient import clock
 from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note
@@ -18,7 +17,6 @@ from slmclient.errors import (
     InternalServerError,
     NotFoundError,
     PermissionDeniedError,
-    ProviderRetiredError,
     RateLimitError,
     RetiredError,
     SLMError,
@@ -28,6 +26,7 @@ from slmclient.errors import (
 from slmclient.policy.beginning import abegun, begun, with_notes
 from slmclient.policy.candidate import Candidate
 from slmclient.policy.hearing import CallEvent, tell
+from slmclient.policy.retired import known_reason, remember
 from slmclient.policy.wrapper import Wrapper
 
 UNAVAILABLE: tuple[type[SLMError], ...] = (
@@ -120,13 +119,15 @@ class FallbackDriver(Wrapper):
 
     def close(self) -> None:
         """Close all candidates."""
-        for candidate in self.candidates:
-            candidate.close()
+        with ExitStack() as closing_all:
+            for candidate in self.candidates:
+                closing_all.callback(candidate.close)
 
     async def aclose(self) -> None:
         """`close`, for asyncio."""
-        for candidate in self.candidates:
-            await candidate.aclose()
+        async with AsyncExitStack() as closing_all:
+            for candidate in self.candidates:
+                closing_all.push_async_callback(candidate.aclose)
 
 
 class _Call:
@@ -137,19 +138,20 @@ class _Call:
         self._began, self._date = clock.now(), clock.date()
         self._place = 0
         self._errors: list[SLMError] = []
+        self._asked_beside = False
         self.attempts: tuple[Attempt, ...] = ()
 
     def turns(self, asked: Sequence[Driver]) -> Iterator[Driver]:
         """Yield whom to ask; raise the error of a call that nobody answers."""
-        known = [_known(candidate, self._request) for candidate in self._driver.candidates]
+        known = [known_reason(candidate, self._request) for candidate in self._driver.candidates]
         if None not in known:
             known[0] = None  # all are gone: the first says so itself
         for self._place, (driver, reason) in enumerate(zip(asked, known, strict=True)):
             self._began, self._date = clock.now(), clock.date()
-            if reason is None:
-                yield driver
-            else:
+            if reason is not None:
                 self._skipped(reason)
+            elif not (self._place == 1 and self._asked_beside):
+                yield driver
         raise self._last()
 
     def failed(self, error: SLMError) -> bool:
@@ -161,8 +163,11 @@ class _Call:
         candidate = self._driver.candidates[self._place]
         self.attempts += error.attempts or (self._attempt(type(error).__name__, error.message, error.status_code),)
         self._errors.append(error)
-        if isinstance(error, RetiredError):
-            _remember(candidate, self._request, error)
+        remember(candidate, self._request, error)
+        if (second := error.hedged) is not None:  # the next one was asked beside it, and failed as well
+            remember(self._driver.candidates[1], self._request, second)
+            self._errors.append(second)
+            self._asked_beside = True
         passed_over = UNAVAILABLE + self._driver.also_on + (_UNUSABLE if self._place else ())
         if self._request.cancellation.cancelled:
             return True
@@ -204,37 +209,3 @@ class _Call:
         for other in self._errors[1:]:
             error.add_note(f"Nor did a fallback answer: {other.message}")
         return error
-
-
-# --- what is known to be gone
-
-_lock = threading.Lock()
-_retired: dict[tuple[str, str, str | None], tuple[str, str]] = {}
-_MOST_KEPT = 1000
-
-
-def _places(candidate: Candidate, request: ChatRequest) -> tuple[tuple[str, str, str | None], ...]:
-    """Return what stands for a provider, and for its model, at an address."""
-    address = candidate.config.base_url or ""
-    model = candidate.model_for(request) or candidate.default_model or ""
-    return (candidate.name, address, None), (candidate.name, address, model)
-
-
-def _known(candidate: Candidate, request: ChatRequest) -> tuple[str, str] | None:
-    """Return the name of the error and what it said, where somebody was told before that this one is gone."""
-    with _lock:
-        return next((_retired[place] for place in _places(candidate, request) if place in _retired), None)
-
-
-def _remember(candidate: Candidate, request: ChatRequest, error: RetiredError) -> None:
-    service, model = _places(candidate, request)
-    with _lock:
-        if len(_retired) < _MOST_KEPT:
-            place = service if isinstance(error, ProviderRetiredError) else model
-            _retired[place] = type(error).__name__, f"Known to be retired: {error.message}"
-
-
-def forget_retired() -> None:
-    """Forget what was retired, as a new process has: for tests."""
-    with _lock:
-        _retired.clear()

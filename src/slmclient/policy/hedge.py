@@ -18,7 +18,10 @@ from slmclient.errors import APITimeoutError, SLMError
 from slmclient.policy.account import account
 from slmclient.policy.beginning import abegun, begun, with_notes
 from slmclient.policy.budget import budget_of
+from slmclient.policy.candidate import Candidate
+from slmclient.policy.fallback import UNAVAILABLE
 from slmclient.policy.hearing import CallEvent, tell
+from slmclient.policy.retired import known_reason
 from slmclient.policy.retry import RetryPolicy
 from slmclient.policy.wrapper import Wrapper
 
@@ -49,18 +52,25 @@ class HedgeDriver(Wrapper):
         super().__init__(inner)
         self.second = second or inner
         self.after = after
-        self._budget = budget_of(account(self.second), (policy or RetryPolicy()).reserve)
+        self._policy = policy or RetryPolicy()
+        self._budget = budget_of(account(self.second), self._policy.reserve)
+        self._counts = self.second is not inner or account(inner) is None  # else the retries' driver counts the calls
 
     def may_send(self) -> bool:
         """Return whether a second request may be sent now."""
         return self._budget.spend()
+
+    def _race(self, request: ChatRequest) -> _Race:
+        if self._counts:
+            self._budget.called(self._policy.reserve, self._policy.share)
+        return _Race(self, request)
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of whoever speaks first."""
         if request.tools:
             yield from self.inner.events(request)
             return
-        race = _Race(self, request)
+        race = self._race(request)
         over: queue.SimpleQueue[_Runner] = queue.SimpleQueue()
         try:
             race.enter(self.inner).run(over)
@@ -74,7 +84,11 @@ class HedgeDriver(Wrapper):
             first, events = race.decided(done)
             with closing(events):
                 yield from first
-                yield from events
+                try:
+                    yield from events
+                except SLMError as error:
+                    error.attempts = (*race.tries, *error.attempts)
+                    raise
         finally:
             for runner in race.losers():
                 runner.left_behind()
@@ -86,7 +100,7 @@ class HedgeDriver(Wrapper):
                 async for event in only:
                     yield event
             return
-        race = _Race(self, request)
+        race = self._race(request)
         try:
             race.enter(self.inner).start()
             done = await race.next_over(self.after)
@@ -100,8 +114,12 @@ class HedgeDriver(Wrapper):
             async with aclosing(events):
                 for event in first:
                     yield event
-                async for event in events:
-                    yield event
+                try:
+                    async for event in events:
+                        yield event
+                except SLMError as error:
+                    error.attempts = (*race.tries, *error.attempts)
+                    raise
         finally:
             await race.aleave()
 
@@ -113,6 +131,8 @@ class _Race:
         self._driver, self._request = driver, request
         self._runners: list[_Runner] = []
         self._winner: _Runner | None = None
+        self.tries: tuple[Attempt, ...] = ()
+        """Those of the one that did not win."""
 
     def enter(self, driver: Driver) -> _Runner:
         runner = _Runner(driver, self._request)
@@ -121,15 +141,18 @@ class _Race:
 
     def hedge(self, start: Callable[[_Runner], None]) -> None:
         """Send the second request, if it may be sent and anybody still wants an answer."""
+        second = self._driver.second
         wanted = not self._request.cancellation.cancelled and self._request.remaining() > 0
-        if wanted and self._driver.may_send():
-            second = self._driver.second
+        gone = isinstance(second, Candidate) and known_reason(second, self._request) is not None
+        if wanted and not gone and self._driver.may_send():
             tell(CallEvent("hedge", second.name, second.default_model, wait=self._driver.after))
             start(self.enter(second))
 
     def is_open_after(self, done: _Runner) -> bool:
-        """Return whether the other one decides: this one failed."""
-        return done.error is not None and len(self._runners) > 1
+        """Return whether the other one decides: this one failed, and not because the call itself is wrong."""
+        if done.error is None or len(self._runners) < 2:
+            return False
+        return done is not self._runners[0] or isinstance(done.error, UNAVAILABLE)
 
     def waited(self, over: queue.SimpleQueue[_Runner]) -> _Runner:
         """Return the next that is over; each is by the deadline, or the driver below does not keep it."""
@@ -144,14 +167,17 @@ class _Race:
         others = [runner for runner in self._runners if runner is not done]
         for runner in others:
             runner.cancel()
-        tries = [attempt for runner in others for attempt in runner.attempts()]
+        self.tries = tuple(attempt for runner in others for attempt in runner.attempts())
         if done.error is not None:
             error = self._runners[0].error or done.error
             if isinstance(error, SLMError):
                 error.attempts = tuple(attempt for runner in self._runners for attempt in runner.attempts())
+                other = self._runners[-1].error
+                if self._driver.second is not self._driver.inner and isinstance(other, SLMError) and other is not error:
+                    error.hedged = other
             raise error
         self._winner = done
-        return with_notes(done.first, [Note("attempt", attempt) for attempt in tries]), done.events
+        return with_notes(done.first, [Note("attempt", attempt) for attempt in self.tries]), done.events
 
     def losers(self) -> list[_Runner]:
         """Return those who did not win, cancelled."""

@@ -62,11 +62,13 @@ class Limiter:
         """Return the seconds that a call would wait which came now; a wait for another to end cannot be foreseen."""
         return self._do(lambda now: self._turns.expected(tokens, now)[0] - now)
 
-    def enter(self, tokens: int, deadline_at: float, patience: float, wake: Callable[[], None]) -> Turn:
+    def enter(
+        self, tokens: int, deadline_at: float, patience: float, wake: Callable[[], None], pause: float = 60.0
+    ) -> Turn:
         """Return a call's turn: it goes, it waits, or it would have to wait too long and is late."""
 
         def entered(now: float) -> Turn:
-            turn = Turn(tokens, now, min(deadline_at, now + patience), wake)
+            turn = Turn(tokens, now, min(deadline_at, now + patience), wake, pause)
             self._turns.join(turn, now)
             return turn
 

@@ -19,6 +19,8 @@ from slmclient.policy.rate import Rate, parse_rate_limit
 from slmclient.policy.turns import HELD, Turn
 from slmclient.policy.wrapper import Wrapper
 
+PAUSE = 60.0
+"""Seconds: a longer pause that a server asks for is an error, not slept, where nothing else is said."""
 OWN = "own_rate_limit"
 """The ``code`` of a RateLimitError that is not the server's: the call was not sent, and would have waited too long."""
 
@@ -28,19 +30,20 @@ _LONGEST_NAP = 3600.0
 _ANSWER, _IMAGE, _CHARACTERS = 512, 256, 4  # tokens of an answer and of a picture; characters a token: guesses
 
 
-def limited(inner: Driver, rate: str | None = None, *, patience: float = float("inf")) -> Driver:
+def limited(inner: Driver, rate: str | None = None, *, patience: float = float("inf"), pause: float = PAUSE) -> Driver:
     """Return a driver that keeps to a rate.
 
     Args:
         inner: The driver.
         rate: Such as ``15/min, 5 concurrent``; None for what the provider says of itself; ``off`` for no limit at all.
         patience: Longest wait for a turn, in seconds; a longer one is an error at once.
+        pause: Longest wait for a server that asks for one, in seconds; the same.
 
     Raises:
         ConfigurationError: The rate is none.
     """
     given = parse_rate_limit(rate) if rate is not None else None
-    return inner if given is not None and not given else LimitDriver(inner, given, patience=patience)
+    return inner if given is not None and not given else LimitDriver(inner, given, patience=patience, pause=pause)
 
 
 class LimitDriver(Wrapper):
@@ -52,14 +55,21 @@ class LimitDriver(Wrapper):
         key: What the rate is for, besides the model; by default the provider, its address and the key that it is
             asked with, or the driver itself where it has no address.
         patience: Longest wait, in seconds.
+        pause: Longest wait for a server that asks for one, in seconds.
     """
 
     def __init__(
-        self, inner: Driver, rate: Rate | None = None, *, key: Hashable = None, patience: float = float("inf")
+        self,
+        inner: Driver,
+        rate: Rate | None = None,
+        *,
+        key: Hashable = None,
+        patience: float = float("inf"),
+        pause: float = PAUSE,
     ) -> None:
         super().__init__(inner)
         self.rate = Rate.of(inner.rate_limit) if rate is None else rate
-        self.patience = patience
+        self.patience, self.pause = patience, pause
         self._given = rate is not None
         self._key = _whose(inner) if key is None else key
         self._limiters: dict[str | None, Limiter] = {}
@@ -200,7 +210,7 @@ class _Call:
                     driver.name, self._expected, shared.largest,
                 )  # fmt: skip
         asked = clock.now()
-        turn = self._turn = shared.enter(self._expected, request.deadline_at, driver.patience, wake)
+        turn = self._turn = shared.enter(self._expected, request.deadline_at, driver.patience, wake, driver.pause)
         nap = 0.0 if turn.going or turn.late is not None else shared.nap(turn)
         if nap > 0:
             wait = turn.due - asked if turn.due > asked else None  # for a slot: nobody knows how long
@@ -264,6 +274,7 @@ class _Call:
 
     def failed(self, error: SLMError) -> None:
         """Take note of how it ended."""
+        error.queued = self._queued
         if not self._started and not isinstance(error, APITimeoutError):
             self._tokens = 0  # refused, or never there: nothing was read
         if isinstance(error, RateLimitError) and error.code != OWN:

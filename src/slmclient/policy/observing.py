@@ -233,10 +233,10 @@ class _Watch:
             return
         if event.attempt is not None:
             self._told.append(event.attempt)
+        self._late.append(event)
         if threading.get_ident() == self._thread:
-            self._pass_on(event)
-        else:
-            self._late.append(event)
+            while self._late:
+                self._pass_on(self._late.popleft())
 
     def _pass_on(self, event: CallEvent) -> None:
         if self._span is not None:

@@ -13,11 +13,13 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from slmclient.chat import Cancellation, ChatRequest, Event, Finish
+from slmclient.drivers.apart import Apart, apart
 from slmclient.drivers.base import Driver
-from slmclient.errors import APITimeoutError
+from slmclient.errors import APITimeoutError, SLMError
 from slmclient.policy.wrapper import Wrapper, innermost
 
 _GRACE = 0.03  # seconds in which a driver may end by itself, after its deadline or when it is cancelled
@@ -32,7 +34,9 @@ def punctual(driver: Driver) -> Driver:
     Args:
         driver: The driver, bare or in policies.
     """
-    ours = type(innermost(driver)).events.__module__.startswith(f"{__name__.partition('.')[0]}.")
+    kind = type(innermost(driver))
+    written = (kind.events, kind.aevents, kind.warm_up, kind.awarm_up)
+    ours = all(method.__module__.startswith(f"{__name__.partition('.')[0]}.") for method in written)
     return driver if ours else PunctualDriver(driver)
 
 
@@ -57,6 +61,38 @@ class PunctualDriver(Wrapper):
             with suppress(queue.Empty):
                 while steps.closing:
                     steps.came(inbox.get(timeout=_CLOSING))
+
+    def warm_up(self, deadline: float) -> None:
+        """Let the inner driver do ahead what the first call would wait for; it is left behind at the deadline."""
+
+        def warmed() -> SLMError | None:
+            try:
+                self.inner.warm_up(deadline)
+            except SLMError as error:  # also one that is a TimeoutError
+                return error
+            return None
+
+        try:
+            failure = Apart(warmed).result(deadline)
+        except TimeoutError:
+            raise too_late(self.name) from None
+        if failure is not None:
+            raise failure
+
+    async def awarm_up(self, deadline: float) -> None:
+        """`warm_up`, for asyncio."""
+        import asyncio
+
+        plain = type(innermost(self.inner)).awarm_up is Driver.awarm_up
+        warming = apart(partial(self.inner.warm_up, deadline)) if plain else self.inner.awarm_up(deadline)
+        limit = asyncio.timeout(deadline)
+        try:
+            async with limit:
+                await warming
+        except TimeoutError:
+            if not limit.expired():  # the driver's own
+                raise
+            raise too_late(self.name) from None
 
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""

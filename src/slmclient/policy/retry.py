@@ -80,7 +80,7 @@ class RetryDriver(Wrapper):
             try:
                 yield from rest
             except SLMError as error:
-                error.attempts = tries.attempts
+                tries.broke(error)
                 raise
 
     def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
@@ -109,7 +109,7 @@ class RetryDriver(Wrapper):
                 async for event in rest:
                     yield event
             except SLMError as error:
-                error.attempts = tries.attempts
+                tries.broke(error)
                 raise
 
     async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
@@ -205,7 +205,13 @@ class _Tries:
         self._began, self._date = clock.now(), clock.date()
 
     def failed(self, error: SLMError) -> None:
-        self._add(error, 0.0)
+        self._add(error, error.queued)
+        error.attempts = self.attempts
+
+    def broke(self, error: SLMError) -> None:
+        """Take note that the answer of the last try broke off."""
+        changed = {"error": type(error).__name__, "status_code": error.status_code, "reason": error.message}
+        self._attempts[-1] = self._attempts[-1].model_copy(update=changed)
         error.attempts = self.attempts
 
     def answered(self, first: list[Event]) -> list[Event]:

@@ -70,7 +70,9 @@ def stacked(legs: Sequence[Leg], policies: Policies) -> Driver:
 
 def _chain(leg: Leg, policies: Policies, patience: float) -> Driver:
     driver = punctual(leg.driver)
-    limiting = limited(driver if leg.owned else Lent(driver), leg.rate_limit, patience=patience)
+    limiting = limited(
+        driver if leg.owned else Lent(driver), leg.rate_limit, patience=patience, pause=policies.retry.max_retry_wait
+    )
     fitting = FittingDriver(limiting, allow_private_urls=policies.allow_private_urls)
     return RetryDriver(fitting, policies.retry)
 

@@ -14,7 +14,6 @@ from slmclient.policy.rate import FEW, NO_TIME, Entry, Pace, Rate, Window
 
 _REMEMBERED = 1000  # calls
 _LONGEST_HOLD = 86400.0  # seconds: no server closes a client down for longer
-_LONGEST_PAUSE = 60.0  # seconds: a longer pause that a server asks for is an error, not slept
 HELD = "the pause that the server asked for"
 _MINUTE = 60.0
 _LATE = 0.05  # seconds behind its plan at which a plan is made anew
@@ -32,6 +31,8 @@ class Turn:
     """When it must have begun."""
     wake: Callable[[], None]
     """Called, from any thread, when it should look again. A RuntimeError of it means that nobody waits any more."""
+    pause: float = 60.0
+    """The longest pause that a server asks for and that it waits for (seconds)."""
     due: float = 0.0
     """When it is expected to begin, as far as time alone decides."""
     why: str = ""
@@ -172,7 +173,7 @@ class Turns:
         return turn.armed - now
 
     def _too_long(self, turn: Turn, now: float) -> bool:
-        return max(turn.due, now) >= turn.until or self._limits.hold_until - now > _LONGEST_PAUSE
+        return max(turn.due, now) >= turn.until or self._limits.hold_until - now > turn.pause
 
     def advance(self, now: float) -> None:
         """Let everybody begin who may."""

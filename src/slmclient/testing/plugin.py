@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Generator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -54,6 +55,11 @@ def slm_cassette(request: pytest.FixtureRequest, slm_secrets: Sequence[str]) -> 
         with recorder.written(taken, slm_secrets):
             yield taken
         if _FAILED not in request.node.stash:
+            if not taken.calls:
+                warnings.warn(
+                    f"{path.name}: nothing was recorded. A client made before the test, a global one, is not.",
+                    stacklevel=1,
+                )
             taken.save()
     elif path.exists():
         taken = cassette.Cassette.load(path)

@@ -15,10 +15,11 @@ _PART = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)(ms|s|m|h|d)")
 # before retrying". Groq and others: "try again in 7.66s".
 _PROSE = re.compile(
     r"\b(?:try again|retry|retrying|wait)(?: in| after| for)? (?:(?P<short>(?:\d[\d.]*(?:ms|[smhd]))+)(?![\w.]*\w)"
-    r"|(?P<number>\d{1,12}(?:\.\d{1,9})?) ?(?P<unit>milliseconds?|seconds?|secs?|minutes?|mins?|hours?)\b)",
+    r"|(?P<number>\d{1,12}(?:\.\d{1,9})?) ?"
+    r"(?P<unit>milliseconds?|seconds?|secs?|minutes?|mins?|hours?|days?|ms|[smhd])\b)",
     re.IGNORECASE,
 )
-_UNITS = {"mil": 0.001, "sec": 1.0, "min": 60.0, "hou": 3600.0}
+_UNITS = {**_SECONDS, "mil": 0.001, "sec": 1.0, "min": 60.0, "hou": 3600.0, "day": 86_400.0}
 _AN_EPOCH = 1_000_000_000.0  # a larger number is no duration but seconds since 1970
 _READ = 2000
 
@@ -55,7 +56,7 @@ def _number(value: str | None) -> float | None:
 def _until_date(value: str | None) -> float | None:
     try:
         then = parsedate_to_datetime(value or "")
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return _until(then)
@@ -75,6 +76,7 @@ def _until_reset(headers: Mapping[str, str]) -> float | None:
         if seconds is None:
             seconds = _duration(value)
         elif seconds >= _AN_EPOCH:
+            seconds /= 1000.0 if seconds >= 1000 * _AN_EPOCH else 1.0  # some say it in milliseconds
             seconds = max(0.0, seconds - clock.date().timestamp())
         if left == 0 and seconds is not None:
             waits.append(seconds)
