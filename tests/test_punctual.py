@@ -206,3 +206,18 @@ def test_what_somebody_else_wrote_of_a_driver_of_ours_is_timed() -> None:
 
     with pytest.raises(APITimeoutError, match="deadline"):
         asyncio.run(scenario())
+
+
+@both
+async def test_an_error_of_time_is_the_drivers_own_if_it_came_in_time(face: Face) -> None:
+    class Impatient(Foreign):
+        def events(self, request: ChatRequest) -> Generator[Event, None, None]:
+            yield Start("foreign", "m")
+            raise APITimeoutError("its server was silent")
+
+        async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+            yield Start("foreign", "m")
+            raise APITimeoutError("its server was silent")
+
+    with pytest.raises(APITimeoutError, match="its server was silent"):
+        await face.done(face.kind(driver=Impatient(), max_retries=0).chat("?"))

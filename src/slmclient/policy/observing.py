@@ -211,10 +211,11 @@ class _Watch:
 
     def _catch_up(self, attempts: Iterable[Attempt]) -> None:
         """Tell of tries of which nobody told when they happened: those of a policy that only notes them."""
-        told = list(self._told)
+        told = [(attempt.provider, attempt.model, attempt.began) for attempt in self._told]  # how it ended may change
         for attempt in map(hearing.without_reason, attempts):
-            if attempt in told:
-                told.remove(attempt)
+            which = (attempt.provider, attempt.model, attempt.began)
+            if which in told:
+                told.remove(which)
             else:
                 kind: CallEventKind = "attempt_answered" if attempt.error is None else "attempt_failed"
                 self._tell(CallEvent(kind, attempt.provider, attempt.model, attempt=attempt))

@@ -134,8 +134,9 @@ class PunctualDriver(Wrapper):
         loop = asyncio.get_running_loop()
         async with aclosing(self.inner.aevents(request)) as events:
             while True:
+                limit = asyncio.timeout(max(0.0, request.remaining()) + _GRACE)
                 try:
-                    async with asyncio.timeout(max(0.0, request.remaining()) + _GRACE) as limit:
+                    async with limit:
 
                         def hurry(limit: asyncio.Timeout = limit) -> None:
                             with suppress(RuntimeError):  # it is over already
@@ -150,6 +151,8 @@ class PunctualDriver(Wrapper):
                         finally:
                             forget()
                 except TimeoutError:
+                    if not limit.expired():  # the driver's own
+                        raise
                     if not request.cancellation.cancelled:
                         raise too_late(self.name) from None
                     yield Finish("cancelled")
