@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -87,6 +88,15 @@ RECIPES = {
 }
 
 
+_READING = threading.Lock()  # ast.parse of CPython 3.11 fails now and then on two threads at once
+
+
+def _read(source: str) -> str:
+    """Return source as the language reads it."""
+    with _READING:
+        return ast.dump(ast.parse(source))
+
+
 @dataclass
 class EngineModels:
     """Gives the path of a model by its name, and makes the model first if it is not here.
@@ -117,7 +127,7 @@ class EngineModels:
             recipe = RECIPES[name]
             made_from = {
                 # As the language reads it: other comments or line breaks make no other model.
-                "recipe": ast.dump(ast.parse((HERE / f"{recipe.module}.py").read_text(encoding="utf-8"))),
+                "recipe": _read((HERE / f"{recipe.module}.py").read_text(encoding="utf-8")),
                 "needs": [self.stamp(each) for each in recipe.needs],
                 "weights": fetch.SMOLLM2.file_sha256,
                 "versions": {package: version(package) for package in recipe.packages},

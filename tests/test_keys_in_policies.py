@@ -223,11 +223,11 @@ def call(plan: Plan, echoes: tuple[Echo, Echo], seen: Seen) -> None:
     with PhiClient(**arguments(plan, echoes, seen)) as seen.client:
         try:
             if plan.stream:
-                with seen.client.stream("Hi", model="m", timeout=0.3) as stream:
+                with seen.client.stream("Hi", model="m", timeout=0.8) as stream:
                     list(stream)
                 seen.reply = stream.reply
             else:
-                seen.reply = seen.client.chat("Hi", model="m", timeout=0.3)
+                seen.reply = seen.client.chat("Hi", model="m", timeout=0.8)
         except SLMError as error:
             seen.error = error
 
@@ -236,11 +236,11 @@ async def acall(plan: Plan, echoes: tuple[Echo, Echo], seen: Seen) -> None:
     async with AsyncPhiClient(**arguments(plan, echoes, seen)) as seen.client:
         try:
             if plan.stream:
-                async with seen.client.stream("Hi", model="m", timeout=0.3) as stream:
+                async with seen.client.stream("Hi", model="m", timeout=0.8) as stream:
                     [_ async for _ in stream]
                 seen.reply = stream.reply
             else:
-                seen.reply = await seen.client.chat("Hi", model="m", timeout=0.3)
+                seen.reply = await seen.client.chat("Hi", model="m", timeout=0.8)
         except SLMError as error:
             seen.error = error
 
