@@ -127,7 +127,7 @@ class Run:
 
     name: str
     calls: int
-    in_flight: int
+    in_flight: int = 1
     outcomes: Counter[str] = field(default_factory=Counter)
     answered: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -166,7 +166,8 @@ class Run:
             found.append(f"{once} of {self.calls} calls came back once")
         if self.served["requests"] > MOST_REQUESTS * self.calls:
             found.append(f"{self.served['requests']} requests for {self.calls} calls")
-        for what, most in (("traced", GROWTH), ("rss", RSS_GROWTH), ("files", 2 * min(KEPT, self.in_flight)), ("threads", 0)):
+        files = 2 * min(KEPT, self.in_flight)
+        for what, most in (("traced", GROWTH), ("rss", RSS_GROWTH), ("files", files), ("threads", 0)):
             grown = self.after[what] - self.before[what]
             if grown > most:
                 found.append(f"{what} grew by {grown:,}")
