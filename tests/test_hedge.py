@@ -149,6 +149,17 @@ async def test_who_failed_beside_the_first_is_not_asked_again(face: Face) -> Non
 
 
 @both
+async def test_a_second_that_refuses_the_call_itself_ends_it(face: Face) -> None:
+    first = Threaded(Slow(3 * AFTER, InternalServerError("one is down")), name="one")
+    third = Threaded("third", name="three")
+    client = client_of(face, first, Threaded(ContentFilterError("two says no"), name="two"), third)
+    with pytest.raises(ContentFilterError, match="two says no") as caught:
+        await face.done(client.chat("?"))
+    assert tried(caught.value) == [("one", "InternalServerError"), ("two", "ContentFilterError")]
+    assert third.requests == []
+
+
+@both
 async def test_no_second_request_goes_to_who_is_gone(face: Face) -> None:
     second = Threaded(ModelRetiredError("gone"), name="gone")
     first = Threaded(*[Slow(3 * AFTER, "slow") for _ in range(3)], name="one")

@@ -168,12 +168,15 @@ class _Call:
             remember(self._driver.candidates[1], self._request, second)
             self._errors.append(second)
             self._asked_beside = True
-        passed_over = UNAVAILABLE + self._driver.also_on + (_UNUSABLE if self._place else ())
+        passed_over = UNAVAILABLE + self._driver.also_on
         if self._request.cancellation.cancelled:
             return True
-        if self._request.remaining() <= 0 or not isinstance(error, passed_over):
-            error.attempts = self.attempts
-            raise error
+        wrong = error if not isinstance(error, passed_over + (_UNUSABLE if self._place else ())) else None
+        if wrong is None and second is not None and not isinstance(second, passed_over + _UNUSABLE):
+            wrong = second
+        if self._request.remaining() <= 0 or wrong is not None:
+            (wrong or error).attempts = self.attempts
+            raise wrong or error
         self._tell(type(error).__name__)
         return False
 

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 
 from slmclient.drivers.base import Driver
 from slmclient.errors import SLMError
-from slmclient.policy.candidate import Candidate
-from slmclient.policy.fallback import FallbackDriver
 from slmclient.policy.fitting import FittingDriver
-from slmclient.policy.hedge import HedgeDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver, OnEvent
 from slmclient.policy.punctual import punctual
@@ -61,6 +58,9 @@ def stacked(legs: Sequence[Leg], policies: Policies) -> Driver:
     first = chains[0]
     if len(chains) == 1:
         return _observed(_hedged(first, first, policies) if first.info.hosted else first, policies)
+    from slmclient.policy.candidate import Candidate  # these here and below: most clients do without
+    from slmclient.policy.fallback import FallbackDriver
+
     candidates = [
         Candidate(chain, first if place else None, strict=policies.strict) for place, chain in enumerate(chains)
     ]
@@ -80,6 +80,8 @@ def _chain(leg: Leg, policies: Policies, patience: float) -> Driver:
 def _hedged(driver: Driver, second: Driver, policies: Policies) -> Driver:
     if policies.hedge_after is None:
         return driver
+    from slmclient.policy.hedge import HedgeDriver
+
     return HedgeDriver(driver, second, after=policies.hedge_after, policy=policies.retry)
 
 
