@@ -76,6 +76,16 @@ async def test_the_second_is_asked_when_the_first_is_silent_and_the_first_is_can
 
 
 @both
+async def test_the_slower_one_is_cancelled_as_soon_as_the_other_speaks(face: Face) -> None:
+    slow = Slow()
+    stream = client_of(face, Threaded(slow), Threaded("many words follow this one")).stream("?")
+    async with face.opened(stream):
+        async for _ in face.each(stream):
+            assert slow.cancelled.is_set(), "not only when the answer is over"
+            break
+
+
+@both
 async def test_a_first_that_speaks_in_time_stays_alone(face: Face) -> None:
     second = Threaded("second", name="two")
     client = client_of(face, Threaded("first", name="one"), second, hedge_after=30)
