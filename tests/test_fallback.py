@@ -392,6 +392,23 @@ def test_each_has_its_own_vendors_key_and_nothing_of_the_first(monkeypatch: pyte
     assert (drivers[1].config.model, drivers[1].config.options) == ("phi-4-mini", {})
 
 
+@pytest.mark.parametrize("chosen", [None, "openai"])
+def test_our_own_variables_are_the_first_ones_also_where_a_fallback_has_its_name(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    """A key for one server must not go to another because both are asked in the same way."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name, value in (("PROVIDER", chosen), ("API_KEY", "for-the-first-0123"), ("MODEL", "first"), ("OPTIONS", "{}")):
+        if value is not None:
+            monkeypatch.setenv(f"SLM_{name}", value)
+    other = {"provider": "openai", "base_url": "https://b.example/v1"}
+    first = None if chosen else "openai"
+    with PhiClient(first, base_url="https://a.example/v1", fallbacks=[other], env_file=False) as client:
+        drivers = [innermost(candidate) for candidate in fallback_driver(client).candidates]
+    assert [driver.config.api_key is not None for driver in drivers] == [True, False]
+    assert [driver.config.model for driver in drivers] == ["first", None]
+
+
 def fallback_driver(client: Any) -> FallbackDriver:
     driver = client._driver
     while not isinstance(driver, FallbackDriver):
