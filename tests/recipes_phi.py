@@ -116,14 +116,11 @@ def tiny_lora_onnx(out: Path, made: dict[str, Path]) -> None:
 
     for seed, name in enumerate(("first", "second")):
         random = numpy.random.default_rng(seed)
-        values = {"lora_A": random.normal(size=(size, rank)), "lora_B": random.normal(size=(rank, words))}
+        shapes = {"lora_A": (size, rank), "lora_B": (rank, words)}
+        # An OrtValue may share the array's memory, which must then live until the file is written.
+        values = {key: random.normal(size=shape).astype(numpy.float32) for key, shape in shapes.items()}
         adapter = onnxruntime.AdapterFormat()
         adapter.set_adapter_version(1)
         adapter.set_model_version(1)
-        adapter.set_parameters(
-            {
-                key: onnxruntime.OrtValue.ortvalue_from_numpy(value.astype(numpy.float32))
-                for key, value in values.items()
-            }
-        )
+        adapter.set_parameters({key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in values.items()})
         adapter.export_adapter(str(out / f"{name}.onnx_adapter"))
