@@ -33,6 +33,7 @@ from slmclient.catalogue import (
     retirement,
 )
 from slmclient.drivers import registry
+from slmclient.phi.reasoning import TAGS
 from slmclient.settings import VARIABLES
 
 HOSTED = {"azure", "github", "nvidia"}
@@ -91,7 +92,7 @@ def test_a_model_is_well_formed(model: Model) -> None:
     providers = [each.provider for each in model.offers]
     assert len(set(providers)) == len(providers), "two offers of one provider"
     assert ("reasoning" in model.name) == (model.reasoning is not None)
-    assert model.reasoning is None or (model.reasoning.open, model.reasoning.close) == ("<think>", "</think>")
+    assert model.reasoning is None or (model.reasoning.open, model.reasoning.close) == TAGS
 
 
 @pytest.mark.parametrize("model", models(), ids=lambda model: model.name)
@@ -118,6 +119,19 @@ def test_an_offer_is_well_formed(model: Model, one: Offer) -> None:
     assert one.max_output is None or model.context is None or 0 < one.max_output <= model.context
     assert one.images is None or "image" in model.modalities
     assert (one.legacy_id is not None) == (one.provider == "github")
+
+
+def test_what_a_model_needs_to_think_is_said_where_it_can_be() -> None:
+    for model in models():
+        thinks = model.reasoning
+        if thinks is None:
+            assert not any(each.needs_system for each in model.offers), model.name
+            continue
+        assert (thinks.think is None) == (thinks.answer is None), model.name
+        assert thinks.system is None or thinks.system == thinks.system.strip() != "", model.name
+        for each in model.offers:
+            host = provider(each.provider)
+            assert not each.needs_system or (thinks.system and host and not host.own_prompts), each.provider
 
 
 def test_a_replacement_can_be_had_and_does_the_same_job() -> None:

@@ -27,11 +27,21 @@ _LISTS = ("aliases", "modalities", "languages", "image_languages", "audio_langua
 
 
 @dataclass(frozen=True, slots=True)
-class ReasoningTags:
-    """The tags around what a model writes while it thinks."""
+class Reasoning:
+    """How a model thinks before it answers."""
 
     open: str
+    """The tag before its thoughts."""
     close: str
+    """The tag behind them."""
+    chooses: bool = False
+    """Whether it decides from answer to answer whether it thinks at all. Then the opening tag shows that it does."""
+    system: str | None = None
+    """The system prompt that it was trained to think with."""
+    think: str | None = None
+    """Its switch: what, written where its answer begins, has it think."""
+    answer: str | None = None
+    """The other side of the switch: what, written there, has it answer at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,8 @@ class Offer:
     """Whether the provider passes tools to it, whatever it was trained for."""
     images: int | None = None
     """The most images in one message there."""
+    needs_system: bool = False
+    """Whether the model's own system prompt (`Reasoning.system`) has to be sent there: its template has none."""
     own_endpoint: bool = False
     """Whether it has an address and a wire of its own there, which this version does not speak."""
 
@@ -90,6 +102,8 @@ class Provider:
     model's portable name and ``{id}`` for its id there."""
     source: str
     """Where these facts are from, and of which date."""
+    own_prompts: bool = False
+    """Whether the prompt of a model is written by slmclient there, and not by a server."""
     hosts: tuple[str, ...] = ()
     """Where a retired service was: nothing is there any more, by whichever driver it is asked."""
 
@@ -113,7 +127,8 @@ class Model:
     """The languages of its texts that its makers list, as ISO 639-1 codes."""
     tools: bool | None
     """Whether it was trained to call tools. A provider may not offer it."""
-    reasoning: ReasoningTags | None
+    reasoning: Reasoning | None
+    """How it thinks; None for a model that does not."""
     template: str | None
     """Its prompt form, by name; None where the model's own file has to say."""
     licence: str
@@ -308,11 +323,11 @@ def _read(file: str) -> list[dict[str, Any]]:
 
 
 def _model(entry: dict[str, Any]) -> Model:
-    tags = entry["reasoning"]
+    reasoning = entry["reasoning"]
     plain: dict[str, Any] = {
         **entry,
         **{key: tuple(entry[key]) for key in _LISTS if entry.get(key) is not None},
-        "reasoning": ReasoningTags(**tags) if tags else None,
+        "reasoning": Reasoning(**reasoning) if reasoning else None,
         "sources": tuple(Source(tuple(facts.split()), text) for facts, text in entry["sources"].items()),
         "offers": tuple(Offer(**_dated(row)) for row in entry["offers"]),
     }
