@@ -1,0 +1,1 @@
+"""What takes several requests: asking again, running tools, prompts that do not fit."""
