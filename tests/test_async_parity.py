@@ -76,7 +76,7 @@ def test_the_signatures_are_the_same(plain: type[Any], asynchronous: type[Any]) 
 @pairs
 def test_what_does_io_is_awaited_and_nothing_else_is(plain: type[Any], asynchronous: type[Any]) -> None:
     expected = {
-        AsyncPhiClient: {"chat", "warm_up", "aclose"},
+        AsyncPhiClient: {"chat", "run_tools", "count_tokens", "warm_up", "aclose"},
         AsyncConversation: {"send"},
         AsyncReplyStream: {"aclose"},
     }

@@ -30,6 +30,7 @@ from slmclient.errors import (
     UnsupportedFeatureError,
     UnsupportedParameterError,
 )
+from slmclient.policy.adapting import EMULATED
 from slmclient.policy.wrapper import innermost
 from slmclient.testing import FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import whole
@@ -242,8 +243,9 @@ async def test_options_reach_the_driver(face: Face) -> None:
         "repetition_penalty": 1.1,
     }
     assert set(options) == set(KNOBS)
-    driver = ScriptedDriver("a")
-    tool = {"type": "function", "function": {"name": "weather"}}
+    driver = ScriptedDriver("{}")
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+    driver._knobs |= {"reasoning"}
     await face.done(
         face.kind(driver=driver).chat(
             "?",
@@ -254,6 +256,8 @@ async def test_options_reach_the_driver(face: Face) -> None:
             tools=[tool],
             tool_choice="auto",
             response_format={"type": "json_object"},
+            reasoning="low",
+            on_overflow="truncate_oldest",
             timeout=3,
             deadline=8,
             extra={"user": "ada"},
@@ -268,6 +272,7 @@ async def test_options_reach_the_driver(face: Face) -> None:
     )
     assert (request.tools, request.tool_choice) == ((tool,), "auto")
     assert request.response_format == {"type": "json_object"}
+    assert (request.reasoning, request.on_overflow) == ("low", "truncate_oldest")
     assert request.extra == {"user": "ada"}
     assert request.timeout == 3
     assert 0 < request.remaining() <= 8 or request.deadline_at < time.monotonic() + 8
@@ -420,10 +425,12 @@ async def test_strict_refuses_what_the_driver_lacks(face: Face) -> None:
     assert (await face.done(client.chat("?", max_tokens=5))).dropped == ()
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
 REFUSED: dict[Feature, tuple[Any, dict[str, Any]]] = {
     Feature.IMAGES: ("?", {"images": [RED]}),
     Feature.AUDIO: ("?", {"audio": [SILENCE]}),
-    Feature.TOOLS: ("?", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    Feature.TOOLS: ("?", {"tools": [TOOL]}),
+    Feature.TOOL_CHOICE: ("?", {"tools": [TOOL], "tool_choice": "f"}),
     Feature.RESPONSE_FORMAT: ("?", {"response_format": {"type": "json_object"}}),
     Feature.PREFILL: ([Message.user("?"), Message.assistant("The")], {}),
 }
@@ -432,8 +439,9 @@ REFUSED: dict[Feature, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("feature", Feature)
 @both
 async def test_a_feature_that_the_driver_lacks_is_refused_before_any_io(face: Face, feature: Feature) -> None:
+    """What can be said in the prompt is refused only by a client that is strict."""
     driver = ScriptedDriver("a", features=set(Feature) - {feature})
-    client = face.kind(driver=driver)
+    client = face.kind(driver=driver, strict=feature in EMULATED)
     prompt, options = REFUSED[feature]
     for call in (client.chat, client.stream):
         with pytest.raises(UnsupportedFeatureError, match="scripted"):
@@ -444,9 +452,9 @@ async def test_a_feature_that_the_driver_lacks_is_refused_before_any_io(face: Fa
 @pytest.mark.parametrize("feature", Feature)
 @both
 async def test_a_feature_that_the_driver_has_goes_through(face: Face, feature: Feature) -> None:
-    driver = ScriptedDriver("a", features={feature})
+    driver = ScriptedDriver("{}", features={feature, Feature.TOOLS} if feature is Feature.TOOL_CHOICE else {feature})
     prompt, options = REFUSED[feature]
-    assert (await face.done(face.kind(driver=driver).chat(prompt, **options))).text == "a"
+    assert (await face.done(face.kind(driver=driver, strict=True).chat(prompt, **options))).text == "{}"
     assert len(driver.requests) == 1
 
 
@@ -554,7 +562,7 @@ def interrupted(client: PhiClient) -> BaseException:
         return local
 
     def calls(frame: FrameType, _: str, __: Any) -> Any:
-        return local if frame.f_code is PhiClient.chat.__code__ else None
+        return local if frame.f_code is PhiClient._ask.__code__ else None
 
     sys.settrace(calls)
     try:

@@ -234,10 +234,10 @@ def test_github_is_told_which_version_of_its_api_is_spoken() -> None:
 @pytest.mark.parametrize(
     ("provider", "address", "knobs"),
     [
-        ("azure", V1, set(KNOBS) - {"top_k", "repetition_penalty"}),
+        ("azure", V1, {*KNOBS, "reasoning"} - {"top_k", "repetition_penalty"}),
         ("github", "http://localhost:8000", set(KNOBS) - {"top_k", "repetition_penalty"}),
-        ("openai", None, set(KNOBS) - {"top_k", "repetition_penalty"}),
-        ("openai", "http://localhost:8000", set(KNOBS)),
+        ("openai", None, {*KNOBS, "reasoning"} - {"top_k", "repetition_penalty"}),
+        ("openai", "http://localhost:8000", {*KNOBS, "reasoning"}),
         ("nvidia", None, set(KNOBS)),
         ("nvidia", "http://localhost:8000", set(KNOBS)),
     ],

@@ -376,3 +376,60 @@ def test_the_plugin_is_found_by_its_name(plugin: Path) -> None:
     assert "echo has no temperature" in done.stderr
     wrong = run("ask.py", SLM_PROVIDER="echo", SLM_OPTIONS='{"pausse": 1}', PYTHONPATH=str(plugin))
     assert "ConfigurationError: echo: Unknown option 'pausse'. Did you mean 'pause'?" in wrong.stderr
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_function_is_run_only_after_a_look() -> None:
+    done = run("tools.py", "What is the weather in Oslo?")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "The model asks for weather of Oslo.", done.stderr
+    assert lines[1] == "The function says: 4 degrees and rain in Oslo"
+    assert lines[2].startswith("The model says: ")
+
+
+@pytest.mark.usefixtures("weights")
+def test_an_answer_comes_as_an_object() -> None:
+    done = run("structured.py")
+    assert re.fullmatch(r".+, .+ \(by grammar, asked again 0 times\)\n", done.stdout), done.stderr
+
+
+@pytest.mark.usefixtures("weights")
+def test_the_lessons_agent_answers_with_steps() -> None:
+    steps = run("agent_steps.py")
+    lines = steps.stdout.splitlines()
+    assert 2 <= len(lines) <= 4, steps.stderr
+    assert all(re.fullmatch(r"\d\. (Blog|Translate|Result): '.*' → '.*'", line) for line in lines), steps.stdout
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_chat_goes_on_when_its_context_is_full() -> None:
+    done = run("context.py")
+    lines = done.stdout.splitlines()
+    assert lines[1] == "too long: 331 tokens of 256", done.stderr
+    read = [int(re.findall(r"(\d+) tokens read", line)[0]) for line in lines[2:14]]
+    assert read == sorted(read[:8]) + read[8:]
+    assert max(read) < 256
+    assert lines[13].endswith("8 messages left out")
+    assert lines[14] == "the conversation itself has all 25 messages"
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_model_that_does_not_think_tells_no_thoughts() -> None:
+    done = run("reasoning.py")
+    assert done.stdout.endswith("told no thoughts]\n"), done.stderr
+
+
+def test_thoughts_are_shown_apart_and_a_thought_that_was_cut_off_is_told() -> None:
+    for text, reason, last in (
+        ("<think>17 has no divisor.</think>\n\nYes.", "stop", "thought 18 characters and answered 4]"),
+        ("17 has no di", "length", "was cut off: raise max_tokens]"),
+    ):
+        frames = [{"choices": [{"index": 0, "delta": {"content": sign}}]} for sign in text]
+        frames.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        body = "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames) + "data: [DONE]\n\n"
+        with FaultServer(whole(200, body.encode(), content_type="text/event-stream")) as server:
+            done = run(
+                "reasoning.py", SLM_PROVIDER="openai", SLM_MODEL="phi-4-mini-reasoning", SLM_BASE_URL=f"{server.url}/v1"
+            )
+        assert done.stdout.startswith("[thinks] 17 has no di"), done.stderr
+        assert done.stdout.endswith(f"{last}\n"), done.stdout

@@ -38,6 +38,7 @@ from slmclient.policy.stack import Leg, Policies, stacked
 from slmclient.policy.wrapper import innermost
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import Seen, whole
+from slmclient.testing.hooks import RED
 from test_client import ANSWER, Face, both
 from test_errors import CLASSES
 from test_retry import answer
@@ -265,10 +266,9 @@ async def test_each_gets_the_call_as_it_can_take_it(face: Face) -> None:
 
 @both
 async def test_what_the_first_cannot_say_is_an_error_before_anybody_is_asked(face: Face) -> None:
-    first, second = ScriptedDriver("x", features=[]), ScriptedDriver("y", features=[Feature.TOOLS])
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    first, second = ScriptedDriver("x", features=[]), ScriptedDriver("y", features=[Feature.IMAGES])
     with pytest.raises(UnsupportedFeatureError):
-        client_of(face, first, second).stream("?", tools=[tool])
+        client_of(face, first, second).stream("?", images=[RED])
     with pytest.raises(UnsupportedParameterError):
         client_of(face, ScriptedDriver("x", knobs=[]), second, strict=True).stream("?", seed=1)
     assert first.requests == second.requests == []
@@ -276,9 +276,8 @@ async def test_what_the_first_cannot_say_is_an_error_before_anybody_is_asked(fac
 
 @both
 async def test_what_a_fallback_cannot_say_passes_over_it(face: Face) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     blind, able = ScriptedDriver("x", features=[], name="two"), ScriptedDriver("yes", name="three")
-    reply = await face.done(client_of(face, ScriptedDriver(GONE, name="one"), blind, able).chat("?", tools=[tool]))
+    reply = await face.done(client_of(face, ScriptedDriver(GONE, name="one"), blind, able).chat("?", images=[RED]))
     assert tried(reply) == [("one", "ProviderRetiredError"), ("two", "UnsupportedFeatureError"), ("three", None)]
     assert blind.requests == []
     strict = ScriptedDriver("x", knobs=[], name="two"), ScriptedDriver("yes", name="three")
@@ -497,6 +496,8 @@ class TestFallbackDriver(DriverContract):
 
 class TestWholeStack(DriverContract):
     """All policies at once: the first of the two is slow and busy, a hedge goes to the second."""
+
+    understands = frozenset[Feature]()  # tools and formats are emulated, which the script knows nothing of
 
     def make_driver(self) -> Driver:
         busy = RateLimitError("busy", retry_after=0.0)

@@ -18,12 +18,13 @@ LAYERS = (  # from the top; a file imports only from its own row and those below
     "policy",
     "drivers.registry settings destination dotenv_file environment given",
     DRIVERS,
-    "drivers.apart drivers.base drivers.credential drivers.engine drivers.fetch drivers.http drivers.hub"
-    " drivers.images drivers.opening drivers.prompt drivers.pump drivers.pumps drivers.sdk drivers.sdk_lines"
-    " drivers.sdk_route drivers.secret drivers.steps drivers.transport",
+    "drivers.apart drivers.base drivers.counting drivers.credential drivers.engine drivers.fetch drivers.http"
+    " drivers.hub drivers.images drivers.opening drivers.prompt drivers.pump drivers.pumps drivers.sdk"
+    " drivers.sdk_lines drivers.sdk_route drivers.secret drivers.steps drivers.transport",
     "phi",
     "drivers.wire",
-    "catalogue chat clock errors hosts media messages reply request",
+    "catalogue chat clock code_blocks errors hosts json_schema json_text lengths media messages output reply request"
+    " tools",
 )
 ROWS = {module: row for row, modules in enumerate(LAYERS) for module in modules.split()}
 HOMES = {  # what nothing but these files, or the files below these folders, may use

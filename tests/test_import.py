@@ -7,7 +7,8 @@ import sys
 import pytest
 
 HEAVY = {
-    "dotenv", "httpcore2", "httpx2", "openai", "pydantic", "pydantic_core", "rich", "tenacity", "typer", "xllamacpp",
+    "dotenv", "httpcore2", "httpx2", "jsonschema", "openai", "pydantic", "pydantic_core", "rich", "tenacity", "typer",
+    "xllamacpp",
 }  # fmt: skip
 
 # Sockets, processes and (from Python 3.12) threads announce themselves to an audit hook, however they are made.
@@ -61,7 +62,7 @@ def test_the_watch_sees(statement: str, event: str) -> None:
     assert any(name.startswith(event) for name in events)
 
 
-@pytest.mark.parametrize("module", ["httpx2", "pydantic", "tenacity", "dotenv"])
+@pytest.mark.parametrize("module", ["httpx2", "jsonschema", "pydantic", "tenacity", "dotenv"])
 def test_the_watch_sees_the_heavy_module(module: str) -> None:
     _, modules = watched(f"import {module}")
     assert module in modules & HEAVY

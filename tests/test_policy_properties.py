@@ -36,6 +36,7 @@ from slmclient.errors import (
     StreamInterruptedError,
 )
 from slmclient.messages import Message
+from slmclient.policy.adapting import AdaptingDriver
 from slmclient.policy.candidate import Candidate
 from slmclient.policy.fallback import FallbackDriver
 from slmclient.policy.fitting import FittingDriver
@@ -93,6 +94,7 @@ LAYERS: dict[str, Layer] = {
     "record": recorded,
     "punctual": PunctualDriver,
     "lent": Lent,
+    "adapt": AdaptingDriver,
 }
 ALL = tuple(LAYERS)
 
@@ -108,7 +110,7 @@ def wrapped(driver: Driver, order: Sequence[str]) -> Driver:
 
 ORDERS = [
     ("observe", "fallback", "hedge", "retry", "fit", "limit", "record"),
-    ("limit", "fit", "retry", "hedge", "fallback", "observe"),
+    ("limit", "fit", "retry", "adapt", "hedge", "fallback", "observe"),
     ("hedge", "retry", "limit", "second choice", "record", "fit", "observe"),
 ]
 

@@ -101,7 +101,7 @@ BAD_OPTIONS: list[tuple[Any, dict[str, Any], type[SLMError], str]] = [
             "model": [5, b"phi-4", True],
             "tools": ["weather", 5, {"weather": TOOL}, TOOL, ["weather"], [5], [{}], [{"type": "function"}]],
             "tool_choice": [5, ["auto"], True],
-            "response_format": ["json", "json_object", 5, {}, {"type": "json"}, {"type": None}, [1]],
+            "response_format": ["yaml", "json_object", 5, {}, {"type": "json"}, {"type": None}, [1]],
             "extra": ["a", 5, [("a", 1)], True],
         }.items()
         for value in values
@@ -410,7 +410,7 @@ async def test_what_was_given_is_not_changed(face: Face) -> None:
         "model": None,
     }
     before = copy.deepcopy((prompt, options))
-    client = face.client("a", "b")
+    client = face.client("{}", "{}")
     await face.done(client.chat(prompt, **options))
     async with face.opened(client.stream(prompt, **options)) as stream:
         await face.text(stream)

@@ -13,8 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slmclient.chat import Usage
+    from slmclient.chat import TokenCount, Usage
     from slmclient.client import AsyncPhiClient, PhiClient
+    from slmclient.code_blocks import CodeBlock
     from slmclient.conversation import AsyncConversation, Conversation
     from slmclient.drivers.azure.inference_client import AzureInferenceClientDriver
     from slmclient.drivers.openai.client import OpenAIClientDriver
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from slmclient.policy.retry import RetryPolicy
     from slmclient.reply import Reply
     from slmclient.stream import AsyncReplyStream, ReplyStream
+    from slmclient.tools import Tool, tool
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ _HOMES = {
     "AsyncReplyStream": "stream",
     "AzureInferenceClientDriver": "drivers.azure.inference_client",
     "CallEvent": "policy.hearing",
+    "CodeBlock": "code_blocks",
     "Conversation": "conversation",
     "Audio": "media",
     "Image": "media",
@@ -47,8 +50,11 @@ _HOMES = {
     "RetryPolicy": "policy.retry",
     "SLMError": "errors",
     "Text": "messages",
+    "TokenCount": "chat",
+    "Tool": "tools",
     "ToolCall": "messages",
     "Usage": "chat",
+    "tool": "tools",
 }
 
 __all__ = [
@@ -58,6 +64,7 @@ __all__ = [
     "Audio",
     "AzureInferenceClientDriver",
     "CallEvent",
+    "CodeBlock",
     "Conversation",
     "Image",
     "Message",
@@ -68,9 +75,12 @@ __all__ = [
     "RetryPolicy",
     "SLMError",
     "Text",
+    "TokenCount",
+    "Tool",
     "ToolCall",
     "Usage",
     "Video",
+    "tool",
 ]
 
 

@@ -16,6 +16,8 @@ from slmclient.media import SentImage
 from slmclient.messages import Message
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled", "error"]
+ReasoningEffort = Literal["off", "low", "medium", "high"]
+OnOverflow = Literal["error", "truncate_oldest"]
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "tool_calls", "content_filter", "cancelled", "error")
 
 
@@ -48,12 +50,21 @@ class ChatOptions(TypedDict, total=False):
     """-2 to 2."""
     repetition_penalty: float | None
     """Above 0; 1 is none."""
-    tools: Sequence[Mapping[str, Any]] | None
-    """Functions that the model may call, as OpenAI-shaped dicts; the calls come back in ``reply.tool_calls``."""
+    reasoning: ReasoningEffort | None
+    """How much a model that can be told so thinks first: ``off``, ``low``, ``medium`` or ``high``."""
+    tools: Sequence[Any] | None
+    """What the model may call: functions, `Tool`s or OpenAI-shaped dicts. The calls come back in
+    ``reply.tool_calls``; nothing is run."""
     tool_choice: str | Mapping[str, Any] | None
-    """``auto``, ``none``, ``required`` or an OpenAI-shaped dict that names a function."""
-    response_format: Mapping[str, Any] | None
-    """OpenAI-shaped: ``{"type": "json_object"}`` or ``{"type": "json_schema", "json_schema": {…}}``."""
+    """``auto``, ``none``, ``required``, a tool's name, or an OpenAI-shaped dict that names a function."""
+    response_format: Any
+    """What the answer has to be: a pydantic model or another type, a JSON schema, ``"json"``, or OpenAI's dict. The
+    value is in ``reply.parsed``."""
+    max_reasks: int | None
+    """How often `chat` asks again, showing the model its error, where the answer does not fit ``response_format``;
+    default 2."""
+    on_overflow: OnOverflow | None
+    """What to do with a prompt that does not fit the model's context: ``error`` (default), or ``truncate_oldest``."""
     timeout: float | None
     """Longest silence of the server, in seconds; overrides the client's."""
     deadline: float | None
@@ -153,6 +164,9 @@ class ChatRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
     response_format: Mapping[str, Any] | None = None
+    """OpenAI-shaped: ``{"type": "json_object"}``, or ``json_schema`` with a name and a schema."""
+    reasoning: ReasoningEffort | None = None
+    on_overflow: OnOverflow = "error"
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     timeout: float = 60.0
     """Longest silence of the server, in seconds."""
@@ -220,6 +234,16 @@ class Usage(BaseModel):
     """True where the provider said nothing: about four characters a token."""
 
 
+class TokenCount(BaseModel):
+    """How many tokens a prompt has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: int
+    estimated: bool = False
+    """Whether nobody counted: about four characters a token, and what is known of pictures."""
+
+
 @dataclass(slots=True)
 class Finish:
     """The answer is complete, or was cancelled. Once."""
@@ -251,7 +275,7 @@ class Attempt(BaseModel):
     """What that error said."""
 
 
-NoteKind = Literal["dropped", "converted", "attempt", "image", "queued"]
+NoteKind = Literal["dropped", "converted", "attempt", "image", "queued", "structured", "truncated"]
 
 
 @dataclass(slots=True)
@@ -259,8 +283,8 @@ class Note:
     """What drivers and wrappers tell the reply: left out, changed, tried. Never counts as an answer's first event."""
 
     kind: NoteKind
-    detail: str | Attempt | SentImage | float
-    """What it was: of ``queued``, the seconds."""
+    detail: str | Attempt | SentImage | Message | float
+    """What it was: of ``queued``, the seconds; of ``structured``, the strategy; of ``truncated``, the message."""
 
 
 Event = Start | TextDelta | ReasoningDelta | ToolCallDelta | Usage | Finish | Note

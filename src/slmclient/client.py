@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from slmclient.chat import ChatOptions, ChatRequest, Note
+from slmclient.answer.overflow import OverflowDriver
+from slmclient.chat import ChatOptions, ChatRequest, Note, TokenCount
 from slmclient.construction import OF_POLICIES, ClientOptions, legs_of, settled
 from slmclient.conversation import AsyncConversation, Conversation
 from slmclient.drivers.base import Driver, admit
 from slmclient.drivers.secret import ApiKey
 from slmclient.environment import captures_content
-from slmclient.errors import ConfigurationError, UnsupportedParameterError
+from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
+from slmclient.policy.context import token_count
 from slmclient.policy.retry import RetryPolicy
 from slmclient.policy.stack import Policies, stacked
 from slmclient.reply import Reply
-from slmclient.request import Prompt, chat_request, read_films
+from slmclient.request import Prompt, chat_request, checked_reasks, read_films
 from slmclient.stream import AsyncReplyStream, ReplyStream
+
+if TYPE_CHECKING:
+    from slmclient.answer.tool_run import Ask, OnToolCall, ToolRun
+    from slmclient.output import Output
 
 
 class _Client:
@@ -55,7 +62,7 @@ class _Client:
         self._strict = settings.strict
         self._timeout, self._deadline = settings.timeout, settings.deadline
         legs = legs_of(settings, driver)
-        self._driver = stacked(
+        stack = stacked(
             legs,
             Policies(
                 retry=policies["retry"] or RetryPolicy(settings.max_retries),
@@ -67,6 +74,7 @@ class _Client:
                 capture_content=captures_content(),
             ),
         )
+        self._driver = OverflowDriver(stack)
         self._adapts = len(legs) > 1
         self._closed = False
 
@@ -93,7 +101,15 @@ class _Client:
         return self._driver
 
     def _admitted(self, prompt: Prompt, options: ChatOptions, *, stream: bool) -> tuple[ChatRequest, list[Note]]:
+        """Return the checked request, and notes of what was left out of it.
+
+        What ``response_format`` asks for is put in its place among the options.
+        """
         driver = self._open_driver()
+        if (wanted := options.get("response_format")) is not None:
+            from slmclient.output import Output  # few calls have one
+
+            options["response_format"] = Output.of(wanted)
         of_client = sorted(options.keys() & (ClientOptions.__annotations__.keys() - ChatOptions.__annotations__.keys()))
         if of_client:
             name, kind = of_client[0], type(self).__name__
@@ -104,6 +120,18 @@ class _Client:
         admitted, notes = admit(driver, request, strict=self._strict)
         # Where there are fallbacks each gets the call as it was written, and tells itself what it left out of it.
         return (request, []) if self._adapts else (admitted, notes)
+
+    def _tool_run(self, prompt: Prompt, options: ChatOptions, max_rounds: int, on_tool_call: object) -> ToolRun:
+        """Return the run of the tools among the options; what cannot work is an error here, before any I/O."""
+        from slmclient.answer.tool_run import ToolRun, declared, runnable  # few programs have tools
+
+        if on_tool_call is not None and not callable(on_tool_call):
+            raise BadRequestError(f"on_tool_call is a function, not a {type(on_tool_call).__name__}.")
+        tools = runnable(options.get("tools"))
+        asked: ChatOptions = {**options, "tools": declared(tools)}
+        request, _ = self._admitted(prompt, {**asked}, stream=False)
+        asked["system"] = asked["images"] = asked["audio"] = None  # they are among the messages now
+        return ToolRun(request.messages, asked, tools, max_rounds=max_rounds, deadline_at=request.deadline_at)
 
 
 class PhiClient(_Client):
@@ -132,9 +160,19 @@ class PhiClient(_Client):
 
         Raises:
             BadRequestError: The input is wrong, or the provider refused it.
+            StructuredOutputError: No answer fits ``response_format``, however often it was asked again.
             SLMError: Whatever else went wrong; see `slmclient.errors`.
         """
         request, notes = self._admitted(prompt, options, stream=False)
+        output: Output | None = options.get("response_format")
+        if output is None:
+            return self._ask(request, notes)
+        from slmclient.answer import asking, structured
+
+        reasks = checked_reasks(options.get("max_reasks"))
+        return asking.run(structured.structured(request, notes, output, reasks), self._ask)
+
+    def _ask(self, request: ChatRequest, notes: Sequence[Note]) -> Reply:
         with ReplyStream(self._driver, request, notes) as stream:
             for _ in stream.events():
                 pass
@@ -152,7 +190,63 @@ class PhiClient(_Client):
             here; the request goes out when iteration begins.
         """
         request, notes = self._admitted(prompt, options, stream=True)
-        return ReplyStream(self._driver, request, notes)
+        return ReplyStream(self._driver, request, notes, options.get("response_format"))
+
+    def run_tools(
+        self,
+        prompt: Prompt,
+        *,
+        max_rounds: int = 5,
+        on_tool_call: OnToolCall | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Conversation:
+        """Ask, run the tools that the model calls, tell it what came out, and so on until it answers without a call.
+
+        Only functions in ``tools`` are run, with arguments that fit; errors are told to the model.
+
+        Args:
+            prompt: As for `chat`.
+            max_rounds: Most answers whose calls are run.
+            on_tool_call: Is asked before each call is run: None or True lets it run; False refuses it, as does a str,
+                which tells the model why. An error that it raises ends the run.
+            options: See `ChatOptions`; ``tools`` has to be among them. A ``tool_choice`` holds for the first answer,
+                and ``deadline`` for the whole run.
+
+        Returns:
+            The conversation: its ``reply`` is the answer, its ``messages`` are all turns.
+
+        Raises:
+            BadRequestError: The input is wrong, or a tool has no function.
+            ToolRoundsError: The model still called tools when the rounds were over; it holds the conversation.
+            APITimeoutError: The run took longer than its deadline; a function is not interrupted.
+            SLMError: As `chat`.
+        """
+        run = self._tool_run(prompt, options, max_rounds, on_tool_call)
+        from slmclient.answer import tool_run
+
+        def ask(command: Ask) -> Reply:
+            return self.chat(command.messages, **command.options)
+
+        tool_run.run(run.flow(), ask, on_tool_call)
+        talk = Conversation.after(self, run.messages, run.reply, run.options)
+        if run.unfinished:
+            raise tool_run.rounds_over(max_rounds, talk)
+        return talk
+
+    def count_tokens(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> TokenCount:
+        """Return how many tokens a prompt has: exactly where the engine or the server counts, else an estimate.
+
+        An engine in this process loads its model for that, if it is not loaded yet.
+
+        Args:
+            prompt: As for `chat`.
+            options: As for `chat`: ``system``, ``tools`` and ``images`` count, too.
+
+        Raises:
+            SLMError: As `chat`; a server that has no way to count is none.
+        """
+        request, _ = self._admitted(prompt, options, stream=False)
+        return token_count(self._driver.count_tokens(request), request, request.model or self.model)
 
     def conversation(self, **options: Unpack[ChatOptions]) -> Conversation:
         """Return a conversation that remembers its turns.
@@ -211,6 +305,15 @@ class AsyncPhiClient(_Client):
         """Ask and wait for the whole answer; see `PhiClient.chat`."""
         await read_films(options.get("images"))
         request, notes = self._admitted(prompt, options, stream=False)
+        output: Output | None = options.get("response_format")
+        if output is None:
+            return await self._ask(request, notes)
+        from slmclient.answer import asking, structured
+
+        reasks = checked_reasks(options.get("max_reasks"))
+        return await asking.arun(structured.structured(request, notes, output, reasks), self._ask)
+
+    async def _ask(self, request: ChatRequest, notes: Sequence[Note]) -> Reply:
         async with AsyncReplyStream(self._driver, request, notes) as stream:
             async for _ in stream.events():
                 pass
@@ -219,7 +322,38 @@ class AsyncPhiClient(_Client):
     def stream(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> AsyncReplyStream:
         """Ask, and get the answer while it is written; see `PhiClient.stream`."""
         request, notes = self._admitted(prompt, options, stream=True)
-        return AsyncReplyStream(self._driver, request, notes)
+        return AsyncReplyStream(self._driver, request, notes, options.get("response_format"))
+
+    async def run_tools(
+        self,
+        prompt: Prompt,
+        *,
+        max_rounds: int = 5,
+        on_tool_call: OnToolCall | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> AsyncConversation:
+        """Run the tools that the model calls; see `PhiClient.run_tools`.
+
+        Functions that are not async run on a thread; ``on_tool_call`` runs here, and may be async.
+        """
+        await read_films(options.get("images"))
+        run = self._tool_run(prompt, options, max_rounds, on_tool_call)
+        from slmclient.answer import tool_run
+
+        async def ask(command: Ask) -> Reply:
+            return await self.chat(command.messages, **command.options)
+
+        await tool_run.arun(run.flow(), ask, on_tool_call)
+        talk = AsyncConversation.after(self, run.messages, run.reply, run.options)
+        if run.unfinished:
+            raise tool_run.rounds_over(max_rounds, talk)
+        return talk
+
+    async def count_tokens(self, prompt: Prompt, **options: Unpack[ChatOptions]) -> TokenCount:
+        """Return how many tokens a prompt has; see `PhiClient.count_tokens`."""
+        await read_films(options.get("images"))
+        request, _ = self._admitted(prompt, options, stream=False)
+        return token_count(await self._driver.acount_tokens(request), request, request.model or self.model)
 
     def conversation(self, **options: Unpack[ChatOptions]) -> AsyncConversation:
         """Return a conversation that remembers its turns; see `PhiClient.conversation`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self, Unpack
@@ -43,6 +43,12 @@ class _Turns:
         if system is not None and not isinstance(system, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise BadRequestError(f"system is a str, not {type(system).__name__}.")
         self._messages: list[Message] = [Message.system(system)] if system else []
+        self._reply: Reply | None = None
+
+    @property
+    def reply(self) -> Reply | None:
+        """The last reply, or None before the first. It is not saved."""
+        return self._reply
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -91,9 +97,13 @@ class _Turns:
         merged.pop("audio", None)
         return asked, merged
 
+    def _go_on(self, messages: Sequence[Message], reply: Reply | None) -> None:
+        """Begin after turns that were made elsewhere."""
+        self._messages, self._reply = list(messages), reply
+
     def _remember(self, asked: list[Message], reply: Reply) -> None:
         if reply.finish_reason not in ("cancelled", "error"):
-            self._messages = [*asked, reply.to_message()]
+            self._messages, self._reply = [*asked, reply.to_message()], reply
 
 
 class Conversation(_Turns):
@@ -120,6 +130,13 @@ class Conversation(_Turns):
         with self._client.stream(asked, **merged) as stream:
             yield stream
         self._remember(asked, stream.reply)
+
+    @classmethod
+    def after(cls, client: PhiClient, messages: Sequence[Message], reply: Reply | None, options: ChatOptions) -> Self:
+        """Return a conversation that goes on after these messages, the last of which may be a reply."""
+        conversation = cls(client, options)
+        conversation._go_on(messages, reply)
+        return conversation
 
     @classmethod
     def load(cls, client: PhiClient, path: str | os.PathLike[str], options: ChatOptions) -> Self:
@@ -152,6 +169,15 @@ class AsyncConversation(_Turns):
         async with self._client.stream(asked, **merged) as stream:
             yield stream
         self._remember(asked, stream.reply)
+
+    @classmethod
+    def after(
+        cls, client: AsyncPhiClient, messages: Sequence[Message], reply: Reply | None, options: ChatOptions
+    ) -> Self:
+        """Return a conversation that goes on after these messages, the last of which may be a reply."""
+        conversation = cls(client, options)
+        conversation._go_on(messages, reply)
+        return conversation
 
     @classmethod
     def load(cls, client: AsyncPhiClient, path: str | os.PathLike[str], options: ChatOptions) -> Self:

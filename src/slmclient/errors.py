@@ -23,7 +23,8 @@
     ├── APITimeoutError               too late (also TimeoutError), retryable
     ├── StreamInterruptedError        the answer broke off; holds what had come
     ├── ContextTruncatedError         the server cut the prompt
-    ├── StructuredOutputError         no answer that fits the schema
+    ├── StructuredOutputError         no answer that fits the schema; holds all that came
+    ├── ToolRoundsError               tools are called without end; holds the conversation
     ├── ResponseFormatError           an answer that cannot be parsed
     └── EngineError                   an engine in this process failed
 
@@ -32,12 +33,13 @@ Nothing here does I/O or knows a provider. Messages say what happened and what t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from slmclient.chat import Attempt
+    from slmclient.conversation import AsyncConversation, Conversation
     from slmclient.reply import Reply
 
 
@@ -145,7 +147,19 @@ class UnsupportedParameterError(BadRequestError):
 
 
 class ContextLengthExceededError(BadRequestError):
-    """Prompt and answer do not fit the model's context window."""
+    """Prompt and answer do not fit the model's context window.
+
+    Args:
+        message: What happened.
+        tokens: How many the prompt has, where that is known.
+        context: How many prompt and answer may have together, where that is known.
+        details: As for `SLMError`.
+    """
+
+    def __init__(self, message: str, *, tokens: int | None = None, context: int | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.tokens = tokens
+        self.context = context
 
 
 class ContentFilterError(BadRequestError):
@@ -221,7 +235,37 @@ class ContextTruncatedError(SLMError):
 
 
 class StructuredOutputError(SLMError):
-    """The model gave no answer that fits the schema."""
+    """The model gave no answer that fits ``response_format``.
+
+    Args:
+        message: What is wrong with the last one.
+        replies: Every answer, in order.
+        problems: What is wrong with each of them.
+        details: As for `SLMError`.
+    """
+
+    def __init__(
+        self, message: str, *, replies: Sequence[Reply] = (), problems: Sequence[str] = (), **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.replies = tuple(replies)
+        self.problems = tuple(problems)
+
+
+class ToolRoundsError(SLMError):
+    """The model still called tools when ``max_rounds`` were over.
+
+    Args:
+        message: What happened.
+        conversation: All turns so far; the tools' answers are in it, and it can be gone on with.
+        details: As for `SLMError`.
+    """
+
+    def __init__(
+        self, message: str, *, conversation: Conversation | AsyncConversation | None = None, **details: Any
+    ) -> None:
+        super().__init__(message, **details)
+        self.conversation = conversation
 
 
 class ResponseFormatError(SLMError):

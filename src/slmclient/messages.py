@@ -48,6 +48,8 @@ class ToolCall(BaseModel):
     """The arguments, parsed; empty where they are no JSON object: look at ``raw`` then."""
     raw: str
     """The arguments exactly as the model wrote them."""
+    problem: str | None = None
+    """What is wrong with it: no tool of that name was declared, or the arguments do not fit its schema."""
 
     @classmethod
     def parse(cls, id: str, name: str, raw: str) -> ToolCall:

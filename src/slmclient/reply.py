@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
+from slmclient import lengths
 from slmclient.chat import (
     Attempt,
     ChatRequest,
@@ -21,13 +23,10 @@ from slmclient.chat import (
     ToolCallDelta,
     Usage,
 )
+from slmclient.code_blocks import CodeBlock, code_blocks
+from slmclient.errors import StructuredOutputError
 from slmclient.media import SentImage
 from slmclient.messages import Message, ToolCall
-
-_FENCE = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n]*\n(.*?)^[ \t]*\1[`~]*[ \t]*\r?$", re.MULTILINE | re.DOTALL
-)
-_IMAGE_TOKENS = 256  # a guess, used only where the provider counted nothing
 
 
 class Timing(BaseModel):
@@ -59,11 +58,20 @@ class Reply(BaseModel):
     attempts: tuple[Attempt, ...] = ()
     """Every try, the one that answered last."""
     dropped: tuple[str, ...] = ()
-    """Options that this driver lacks and that were left out."""
+    """Options that this driver lacks and that were left out; and ``tool_choice``, where a call had to be made and none
+    was."""
     converted: tuple[str, ...] = ()
     """What was sent differently from how it was written, in words."""
     images: tuple[SentImage, ...] = ()
     """The pictures that were not sent as they were: scaled down, fetched, of another format."""
+    truncated: tuple[Message, ...] = ()
+    """Messages that were left out as the prompt did not fit (``on_overflow="truncate_oldest"``)."""
+    parsed: Any = None
+    """The value that ``response_format`` asked for, checked."""
+    structured: str | None = None
+    """How it was held to ``response_format``: by ``json_schema``, ``guided``, ``grammar``, ``tool`` or ``prompt``."""
+    reasks: int = 0
+    """How often it was asked again, for its answer did not fit ``response_format``."""
     timing: Timing = Timing()
     raw: Any = None
     """The provider's whole body; of a stream, the frame that ended it."""
@@ -73,10 +81,33 @@ class Reply(BaseModel):
 
     def code(self, language: str | None = None) -> str | None:
         """Return the first fenced code block of that language (of any, if None), or None if there is none."""
-        for _, tag, block in _FENCE.findall(self.text):
-            if language is None or tag.lower() == language.lower():
-                return str(block)
+        for block in self.code_blocks:
+            if language is None or block.language == language.lower():
+                return block.code
         return None
+
+    @property
+    def code_blocks(self) -> tuple[CodeBlock, ...]:
+        """The fenced code blocks of the text, in order. What is in them is not run; read it before you do."""
+        return code_blocks(self.text)
+
+    def json(self) -> Any:  # type: ignore[override]  # of pydantic 1, and deprecated: model_dump_json is its successor
+        """Return the first JSON object or array in the text, with or without fences and prose around it.
+
+        Raises:
+            StructuredOutputError: There is none.
+        """
+        from slmclient.json_text import first_value
+
+        found = first_value(self.text)
+        if found is None:
+            raise StructuredOutputError(
+                "There is no JSON in the answer: ask with response_format= to be sure of it.",
+                replies=(self,),
+                provider=self.provider,
+                model=self.model,
+            )
+        return from_json(found)
 
     def to_message(self) -> Message:
         """Return the assistant message to put into a conversation."""
@@ -184,7 +215,7 @@ class ReplyBuilder:
         start = self._start or self._unanswered
         text = "".join(self._text)
         reasoning = "".join(self._reasoning)
-        calls = tuple(call.tool_call(number) for number, call in enumerate(self._calls))
+        calls = tuple(self._checked(call.tool_call(number)) for number, call in enumerate(self._calls))
         return Reply(
             text=text,
             reasoning=reasoning or None,
@@ -196,9 +227,11 @@ class ReplyBuilder:
             id=start.id,
             request_id=start.request_id,
             attempts=self.attempts or tuple(note.detail for note in self._notes if isinstance(note.detail, Attempt)),
-            dropped=self._details("dropped"),
+            dropped=(*self._details("dropped"), *self._ignored(calls)),
             converted=self._details("converted"),
             images=tuple(note.detail for note in self._notes if isinstance(note.detail, SentImage)),
+            truncated=tuple(note.detail for note in self._notes if isinstance(note.detail, Message)),
+            structured=next(iter(self._details("structured")[-1:]), None),
             timing=Timing(
                 first_token=None if self._first is None else self._first - self._began,
                 total=time.monotonic() - self._began,
@@ -206,18 +239,53 @@ class ReplyBuilder:
             raw=self._finish.raw if self._finish else None,
         )
 
+    def _ignored(self, calls: Sequence[ToolCall]) -> Sequence[str]:
+        """Return the choice of tools that was asked for, where a server has not kept to it."""
+        forced = self._request.tool_choice not in (None, "auto", "none")
+        answered = self._finish is not None and self._finish.reason == "stop"
+        return ("tool_choice",) if forced and answered and not calls else ()
+
+    def _checked(self, call: ToolCall) -> ToolCall:
+        """Return the call, with what is wrong with it."""
+        problem = _problem(call, self._request.tools) if self._request.tools else None
+        return call.model_copy(update={"problem": problem}) if problem else call
+
     def _details(self, kind: str) -> tuple[str, ...]:
         return tuple(str(note.detail) for note in self._notes if note.kind == kind)
 
     def _estimate(self, text: str, reasoning: str, calls: tuple[ToolCall, ...]) -> Usage:
-        read = sum(len(message.text) for message in self._request.messages)
+        messages, tools = self._request.messages, self._request.tools
+        read = sum(map(lengths.message_tokens, messages)) + lengths.tools_tokens(tools) + lengths.BEGINNING
         images = sum(len(message.images) for message in self._request.messages)
-        written = len(text) + len(reasoning) + sum(len(call.raw) for call in calls)
+        written = sum(map(lengths.text_tokens, (text, reasoning, *(call.raw for call in calls))))
         return Usage(
-            input_tokens=(read + 3) // 4 + images * _IMAGE_TOKENS,
-            output_tokens=(written + 3) // 4,
+            input_tokens=read + images * lengths.IMAGE_TOKENS,
+            output_tokens=written,
             estimated=True,
         )
+
+
+def _problem(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what is wrong with a call of these tools, or None."""
+    declared: dict[str, Mapping[str, Any]] = {tool["function"]["name"]: tool["function"] for tool in tools}
+    if call.name not in declared:
+        return f"there is no tool {call.name!r}: {', '.join(declared)}"
+    if call.raw.strip() and not call.arguments and _json_or_none(call.raw) != {}:
+        return "the arguments are no JSON object"
+    schema = declared[call.name].get("parameters")
+    if not schema:
+        return None
+    from slmclient import json_schema  # its package is loaded only where something is checked
+
+    return json_schema.problem(schema, call.arguments)
+
+
+def _json_or_none(text: str) -> Any:
+    """Return the JSON value that a text is, or None."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return None
 
 
 class _CallPieces:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic_core import to_json
 
 from slmclient import clock
-from slmclient.chat import KNOBS, Cancellation, ChatOptions, ChatRequest
+from slmclient.chat import KNOBS, Cancellation, ChatOptions, ChatRequest, OnOverflow, ReasoningEffort
 from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
 from slmclient.media import Audio, Image, as_audio, as_image
 from slmclient.messages import Message, Text
@@ -32,7 +32,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "frequency_penalty": (float, -2, 2),
     "repetition_penalty": (float, 0, math.inf),
 }
-_SCHEMA_KINDS = ("text", "json_object", "json_schema")
+DEFAULT_REASKS, MOST_REASKS = 2, 20
 
 
 def chat_request(
@@ -63,14 +63,18 @@ def chat_request(
         raise UnsupportedParameterError(unknown_name("option", unknown[0], ChatOptions.__annotations__))
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     seconds = checked_seconds("deadline", given.get("deadline", deadline))
+    checked_reasks(given.get("max_reasks"))
+    tools = _tools(given)
     request = ChatRequest(
         messages=_messages(prompt, given),
         model=_text("model", given["model"]) if "model" in given else model,
         stream=stream,
         sampling=_sampling(given),
-        tools=_tools(given),
-        tool_choice=_tool_choice(given),
+        tools=tools,
+        tool_choice=_tool_choice(given, tools),
         response_format=_response_format(given),
+        reasoning=_choice("reasoning", given, get_args(ReasoningEffort)),
+        on_overflow=_choice("on_overflow", given, get_args(OnOverflow)) or "error",
         extra=dict(_mapping("extra", given.get("extra", {}))),
         timeout=checked_seconds("timeout", given.get("timeout", timeout)),
         deadline_at=clock.now() + seconds,
@@ -126,36 +130,57 @@ def _number(name: str, value: object) -> int | float:
 
 
 def _tools(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-    tools = given.get("tools", ())
-    if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
-        raise BadRequestError("tools is a list of OpenAI-shaped dicts.")
-    for tool in cast("Sequence[Any]", tools):
-        function = tool.get("function") if isinstance(tool, Mapping) else None  # pyright: ignore
-        name: Any = function.get("name") if isinstance(function, Mapping) else None  # pyright: ignore
-        if not isinstance(name, str) or not name:
-            raise BadRequestError(
-                'Each tool is a dict such as {"type": "function", "function": {"name": …, "description": …, '
-                '"parameters": {JSON schema}}}.'
-            )
-    return tuple(cast("Sequence[Mapping[str, Any]]", tools))
+    if not given.get("tools"):
+        return ()
+    from slmclient.tools import as_tools  # few calls have any
+
+    return tuple(each.to_openai() for each in as_tools(given["tools"]))
+
+
+def _tool_choice(given: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> str | Mapping[str, Any] | None:
+    """Return the choice as OpenAI writes it; a bare name becomes its dict."""
+    choice = given.get("tool_choice")
+    if choice is None or choice in ("auto", "none"):
+        return cast("str | None", choice)
+    if not tools:
+        raise BadRequestError("tool_choice asks for a tool, and tools= has none.")
+    if choice == "required":
+        return "required"
+    name: Any = choice
+    if isinstance(choice, Mapping):
+        function: Any = cast("Mapping[str, Any]", choice).get("function")
+        name = cast("Mapping[str, Any]", function).get("name") if isinstance(function, Mapping) else None
+    names = [tool["function"]["name"] for tool in tools]
+    if name not in names:
+        raise BadRequestError(
+            f"tool_choice is 'auto', 'none', 'required', or one of the tools ({', '.join(names)}), not {name!r}."
+        )
+    return {"type": "function", "function": {"name": name}}
 
 
 def _response_format(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if "response_format" not in given:
         return None
-    shape = _mapping("response_format", given["response_format"])
-    if shape.get("type") not in _SCHEMA_KINDS:
-        raise BadRequestError(f"response_format needs a 'type' of {', '.join(_SCHEMA_KINDS)}.")
-    if shape["type"] == "json_schema" and not isinstance(shape.get("json_schema"), Mapping):
-        raise BadRequestError('response_format: json_schema is {"name": …, "schema": {…}}.')
-    return None if shape["type"] == "text" else shape
+    from slmclient.output import Output
+
+    output = Output.of(given["response_format"])
+    return None if output is None else output.request_format
 
 
-def _tool_choice(given: Mapping[str, Any]) -> str | Mapping[str, Any] | None:
-    choice = given.get("tool_choice")
-    if choice is None or isinstance(choice, (str, Mapping)):
-        return cast("str | Mapping[str, Any] | None", choice)
-    raise BadRequestError("tool_choice is 'auto', 'none', 'required' or an OpenAI-shaped dict.")
+def _choice(name: str, given: Mapping[str, Any], known: Sequence[str]) -> Any:
+    value = given.get(name)
+    if value is None or value in known:
+        return value
+    raise BadRequestError(f"{name} is {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, not {value!r}.")
+
+
+def checked_reasks(value: object) -> int:
+    """Return how often to ask again; raise a BadRequestError for what is no number of times."""
+    if value is None:
+        return DEFAULT_REASKS
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_REASKS:
+        return value
+    raise BadRequestError(f"max_reasks is a whole number of 0 to {MOST_REASKS}, not {value!r}.")
 
 
 def _check_json(request: ChatRequest) -> ChatRequest:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from slmclient.chat import ChatRequest, Event, Finish, Note, TextDelta
 from slmclient.drivers.base import Driver
-from slmclient.errors import SLMError, StreamInterruptedError
+from slmclient.errors import BadRequestError, SLMError, StreamInterruptedError
 from slmclient.reply import Reply, ReplyBuilder
+
+if TYPE_CHECKING:
+    from slmclient.output import Output, Partials
 
 
 class _Folding:
     """What both streams share: folding events, the reply, cancelling."""
 
-    def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
+    def __init__(
+        self, driver: Driver, request: ChatRequest, notes: Sequence[Note], output: Output | None = None
+    ) -> None:
         self._driver = driver
         self._request = request
+        self._output = output
+        self._parsed: Any = None
         self._builder = ReplyBuilder(request, driver.name, driver.default_model)
         for note in notes:
             self._builder.add(note)
@@ -36,7 +43,8 @@ class _Folding:
         """
         if not self._over:
             raise SLMError("The reply is there when the stream has ended: read it to its end, or cancel() it.")
-        return self._builder.reply(unfinished="error" if self._broken else "cancelled")
+        reply = self._builder.reply(unfinished="error" if self._broken else "cancelled")
+        return reply if self._parsed is None else reply.model_copy(update={"parsed": self._parsed})
 
     def cancel(self) -> None:
         """Stop the answer, from any thread: the connection or the engine is freed, and iteration ends."""
@@ -48,6 +56,25 @@ class _Folding:
             return True
         self._builder.add(event)
         return False
+
+    def _partials(self) -> Partials:
+        if self._output is None:
+            raise BadRequestError("partial() needs to know what is to come: stream(…, response_format=…).")
+        from slmclient.output import Partials
+
+        return Partials(self._output)
+
+    def _unfit(self) -> SLMError | None:
+        """Parse what ``response_format`` asked for; return the error where an answer that came whole does not fit."""
+        if self._output is None or not self._builder.finished:
+            return None
+        reply = self._builder.reply()
+        if reply.finish_reason == "cancelled" or reply.tool_calls:
+            return None
+        from slmclient.answer.structured import read, unfit
+
+        self._parsed, problem = read(self._request, self._output, reply)
+        return None if problem is None else unfit([reply], [problem])
 
     def _failed(self, error: SLMError) -> SLMError | None:
         """Return the error to raise, or None where the call was cancelled."""
@@ -67,8 +94,10 @@ class ReplyStream(_Folding):
     connection or the engine's turn until it ends or its ``with`` block is left.
     """
 
-    def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
-        super().__init__(driver, request, notes)
+    def __init__(
+        self, driver: Driver, request: ChatRequest, notes: Sequence[Note], output: Output | None = None
+    ) -> None:
+        super().__init__(driver, request, notes, output)
         self._events: Generator[Event, None, None] | None = None
 
     def __enter__(self) -> Self:
@@ -84,11 +113,23 @@ class ReplyStream(_Folding):
             if isinstance(event, TextDelta):
                 yield event.text
 
+    def partial(self) -> Iterator[Any]:
+        """Yield the value that ``response_format`` asked for as far as it has come, each time there is more of it.
+
+        Dicts and lists, as JSON has them, which nobody has checked yet; of a string there may be half. The checked
+        value is in ``reply.parsed`` at the end. Errors as for `events`.
+        """
+        partials = self._partials()
+        for text in self:
+            yield from partials.feed(text)
+        yield from partials.end()
+
     def events(self) -> Iterator[Event]:
         """Yield the events, Start to Finish and Usage.
 
         Raises:
             StreamInterruptedError: The answer broke off; its ``partial`` holds what had come.
+            StructuredOutputError: It came whole, and does not fit ``response_format``: a stream never asks again.
             SLMError: As `chat`.
         """
         if self._over:
@@ -104,6 +145,7 @@ class ReplyStream(_Folding):
         except SLMError as error:
             failure = self._failed(error)
         self.close()
+        failure = failure or self._unfit()
         if failure is not None:
             raise failure
 
@@ -121,8 +163,10 @@ class ReplyStream(_Folding):
 class AsyncReplyStream(_Folding):
     """A running answer: ``async with client.stream(…) as stream: async for text in stream: …``; see `ReplyStream`."""
 
-    def __init__(self, driver: Driver, request: ChatRequest, notes: list[Note]) -> None:
-        super().__init__(driver, request, notes)
+    def __init__(
+        self, driver: Driver, request: ChatRequest, notes: Sequence[Note], output: Output | None = None
+    ) -> None:
+        super().__init__(driver, request, notes, output)
         self._events: AsyncGenerator[Event, None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -137,6 +181,15 @@ class AsyncReplyStream(_Folding):
         async for event in self.events():
             if isinstance(event, TextDelta):
                 yield event.text
+
+    async def partial(self) -> AsyncIterator[Any]:
+        """Yield the value that ``response_format`` asked for as far as it has come; see `ReplyStream.partial`."""
+        partials = self._partials()
+        async for text in self:
+            for value in partials.feed(text):
+                yield value
+        for value in partials.end():
+            yield value
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield the events, Start to Finish and Usage; errors as for `ReplyStream.events`."""
@@ -153,6 +206,7 @@ class AsyncReplyStream(_Folding):
         except SLMError as error:
             failure = self._failed(error)
         await self.aclose()
+        failure = failure or self._unfit()
         if failure is not None:
             raise failure
 

@@ -25,7 +25,7 @@ class OverHttp(HttpDriverContract):
 
     key = KEY
     long_options = {"extra": {"ignore_eos": True}}
-    understands = frozenset({Feature.RESPONSE_FORMAT, Feature.TOOLS})  # this model has neither eyes nor ears
+    understands = frozenset({Feature.RESPONSE_FORMAT, Feature.TOOLS, Feature.TOOL_CHOICE})  # no eyes, no ears
 
     @pytest.fixture(autouse=True)
     def _server(self, llama_server: LlamaServers) -> None:

@@ -15,6 +15,7 @@ from slmclient import (
     AsyncConversation,
     AsyncPhiClient,
     AsyncReplyStream,
+    CodeBlock,
     Conversation,
     Image,
     Message,
@@ -23,8 +24,10 @@ from slmclient import (
     ReplyStream,
     SLMError,
     Text,
+    TokenCount,
     ToolCall,
     Usage,
+    tool,
 )
 from slmclient.chat import (
     Attempt,
@@ -39,6 +42,33 @@ from slmclient.chat import (
 from slmclient.drivers.base import Driver, DriverInfo, Feature
 from slmclient.errors import RateLimitError, RetiredError, StreamInterruptedError
 from slmclient.testing import ScriptedDriver
+
+
+@tool
+def weather(city: str) -> str:
+    """Tells the weather of a city."""
+    return city
+
+
+async def tools(client: PhiClient, other: AsyncPhiClient) -> None:
+    assert_type(weather("Oslo"), str)  # still the function
+    reply = client.chat("?", tools=[weather, str.upper, {"type": "function"}], tool_choice="weather", reasoning="off")
+    assert_type(reply.tool_calls[0].problem, str | None)
+    assert_type(reply.parsed, Any)
+    assert_type(reply.structured, str | None)
+    assert_type(reply.truncated, tuple[Message, ...])
+    assert_type(reply.code_blocks, tuple[CodeBlock, ...])
+    talk = client.run_tools("?", tools=[weather], max_rounds=3, on_tool_call=lambda call: call.name == "weather")
+    assert_type(talk, Conversation)
+    assert_type(talk.reply, Reply | None)
+    assert_type(await other.run_tools("?", tools=[weather]), AsyncConversation)
+    assert_type(client.count_tokens("?", system="?"), TokenCount)
+    assert_type(await other.count_tokens("?"), TokenCount)
+    client.chat("?", reasoning="much")  # type: ignore[arg-type]
+    client.chat("?", on_overflow="ignore")  # type: ignore[arg-type]
+    client.chat("?", response_format=TokenCount, max_reasks=1, on_overflow="truncate_oldest")
+    with client.stream("?", response_format=list[str]) as stream:
+        assert_type(stream.partial(), Iterator[Any])
 
 
 def clients() -> None:

@@ -29,6 +29,8 @@ class Feature(Enum):
     IMAGES = "images"
     AUDIO = "audio"
     TOOLS = "tools"
+    TOOL_CHOICE = "tool_choice"
+    """That a tool, or this one, has to be called."""
     RESPONSE_FORMAT = "response_format"
     PREFILL = "prefill"
 
@@ -62,6 +64,10 @@ class DriverInfo:
     """The sampling options it can say."""
     images: ImageLimits = ANY_IMAGE
     """What it takes of pictures; what does not fit is made to fit before it gets them."""
+    structured: str = "json_schema"
+    """How it holds a model to a format of the answer: ``json_schema``, ``guided`` or ``grammar``."""
+    thinks_before_format: bool = False
+    """Whether a format that is asked for binds only what comes after the thoughts of a model that thinks."""
     default_model: str | None = None
     state: str = "active"
     """What a person should know of the service today, in a few words."""
@@ -148,6 +154,11 @@ class Driver:
         return self.info.knobs
 
     @property
+    def structured(self) -> str:
+        """How it holds a model to a format of the answer; by default what its info says."""
+        return self.info.structured
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """What the provider lets this key do, where it says so beforehand."""
         return None
@@ -204,6 +215,14 @@ class Driver:
             f"{self.name} pulls no models: it has what it serves.", provider=self.name, model=model
         )
 
+    def count_tokens(self, request: ChatRequest) -> int | None:
+        """Return how many tokens the prompt of a call has, exactly; None where this cannot be found out."""
+        return None
+
+    async def acount_tokens(self, request: ChatRequest) -> int | None:
+        """`count_tokens`, for asyncio."""
+        return self.count_tokens(request)
+
     def warm_up(self, deadline: float) -> None:
         """Do ahead what the first call would wait for: engines load their model. There is nothing to do over HTTP.
 
@@ -246,6 +265,7 @@ def admit(
         Feature.IMAGES: any(message.images for message in request.messages),
         Feature.AUDIO: any(message.audio for message in request.messages),
         Feature.TOOLS: bool(request.tools) or any(m.role == "tool" or m.tool_calls for m in request.messages),
+        Feature.TOOL_CHOICE: request.tool_choice not in (None, "auto", "none"),
         Feature.RESPONSE_FORMAT: request.response_format is not None,
         Feature.PREFILL: request.prefill is not None,
     }
@@ -274,6 +294,7 @@ _UNSUPPORTED = {
         "elsewhere transcribe it first."
     ),
     Feature.TOOLS: "{name} takes no tools here. Use a hosted provider that does, or describe the tools in the prompt.",
+    Feature.TOOL_CHOICE: "{name} cannot be told which tool to call: leave tool_choice out.",
     Feature.RESPONSE_FORMAT: "{name} takes no response_format here. Ask for the format in the prompt.",
     Feature.PREFILL: (
         "{name} cannot continue an assistant turn: the last message must be the user's (or a tool's). "

@@ -56,10 +56,11 @@ class GitHubDriver(HttpDriver):
     dialect = Dialect(
         headers=(("X-GitHub-Api-Version", "2022-11-28"),),
         key_headers=(("Authorization", "Bearer {key}"),),
+        unsupported=frozenset({"top_k", "repetition_penalty", "reasoning"}),  # unknown fields were a 400 or a 422
         patterns=(
             # The vLLM behind it had no tool parser: litellm#9740
             FaultPattern(
-                400, r"enable-auto-tool-choice", "UnsupportedFeatureError", "This model takes no tools at that server."
+                400, r"--tool-call-parser", "UnsupportedFeatureError", "This model takes no tools at that server."
             ),
             FaultPattern(
                 400,
@@ -74,7 +75,9 @@ class GitHubDriver(HttpDriver):
         name="github",
         title="GitHub Models",
         docs="providers/github.md",
-        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset(
+            {Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.TOOL_CHOICE, Feature.RESPONSE_FORMAT}
+        ),
         default_model="phi-4-mini",
         state="hosted service retired 2026-07-30; works with a base_url",
         hosted=True,

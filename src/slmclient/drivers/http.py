@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from slmclient import catalogue, clock
 from slmclient.chat import KNOBS, ChatRequest, Event, answers
+from slmclient.drivers import counting
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.pumps import Pumps
 from slmclient.drivers.steps import (
@@ -81,6 +82,7 @@ class HttpDriver(Driver):
         self.query = tuple(parse_qsl(query))
         """What the base URL's own query says; it goes with every request."""
         self._model_served: str | None = None
+        self._counter: counting.Counter | None = None
         self._closed = False
         self._pumps = Pumps(self.name, self.route)
 
@@ -93,8 +95,8 @@ class HttpDriver(Driver):
 
     @property
     def knobs(self) -> frozenset[str]:
-        """The sampling options that the dialect has a field for."""
-        return frozenset(KNOBS) - self.speech.unsupported
+        """The options that the dialect has a field for: those of sampling, and ``reasoning``."""
+        return frozenset({*KNOBS, "reasoning"}) - self.speech.unsupported
 
     def url(self, path: str) -> str:
         """Return the URL of a path under the base URL."""
@@ -288,15 +290,10 @@ class HttpDriver(Driver):
         Args:
             seconds: How long it may take.
         """
-        found: list[Probe] = []
-
-        def steps() -> Steps:
-            found.append((yield from self.probing(request)))
-
         request = _unasked(seconds)
-        for _ in self._sync_pump().run(steps(), request):
-            pass
-        return found[0]
+        probe = counting.found(self.probing(request), self._sync_pump(), request)
+        assert probe is not None  # nobody cancels it
+        return probe
 
     def probing(self, request: ChatRequest) -> Probing:
         """Yield the commands that ask a server whether it is ready and what it serves."""
@@ -326,6 +323,24 @@ class HttpDriver(Driver):
         async with aclosing(self._pumps.asynchronous().run(self.flow(request), request)) as events:
             async for event in events:
                 yield event
+
+    def counting(self, request: ChatRequest) -> counting.Counting | None:
+        """Return the commands that ask for the tokens of a prompt; None where there is nobody to ask."""
+        if self._counter is None:
+            self._counter = counting.Counter(() if self.at_vendor else self.speech.counting)
+        return self._counter.counting(self, request) if self._counter.ways else None
+
+    def count_tokens(self, request: ChatRequest) -> int | None:
+        """Return how many tokens the prompt has, by the server's own count; None where it has no way to say so."""
+        self._check_open()
+        steps = self.counting(request)
+        return None if steps is None else counting.found(steps, self._sync_pump(), request)
+
+    async def acount_tokens(self, request: ChatRequest) -> int | None:
+        """`count_tokens`, for asyncio."""
+        self._check_open()
+        steps = self.counting(request)
+        return None if steps is None else await counting.afound(steps, self._pumps.asynchronous(), request)
 
     def warming(self, request: ChatRequest) -> Steps:
         """Yield the commands that have a server load its model; by default there are none."""

@@ -10,21 +10,20 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from slmclient import catalogue
 from slmclient.catalogue.forms import GGUF
-from slmclient.chat import ChatRequest
+from slmclient.chat import ChatRequest, Usage
 from slmclient.drivers import fetch
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
-from slmclient.drivers.engine import Outlet
+from slmclient.drivers.engine import Outlet, tools
 from slmclient.drivers.engine.answering import Answer
 from slmclient.drivers.engine.model import (
     BREAK,
     MAX_TOKENS,
     ModelDriver,
     ModelEngine,
-    is_thinking,
     threads_for,
     unsplit,
 )
@@ -32,10 +31,12 @@ from slmclient.drivers.engine.package import engine_module
 from slmclient.drivers.engine.pictures import guarded
 from slmclient.drivers.engine.schema import schema_of
 from slmclient.drivers.prompt import Prompt, Template
+from slmclient.drivers.prompt.thinking import is_thinking
 from slmclient.drivers.wire import faults
 from slmclient.drivers.wire.dialect import Dialect
 from slmclient.errors import BadRequestError, EngineError, MissingDependencyError, SLMError
 from slmclient.media import ImageLimits
+from slmclient.phi.reasoning import TAGS
 
 CONTEXT = 4096
 """Default of the option n_ctx, where the model was trained with that much (tokens)."""
@@ -143,25 +144,58 @@ class LlamaCppEngine(ModelEngine):
         self.check_model(request)
         prompt = self.prompt(request)
         call = _Call(self, request, prompt, emit)
-        body = self._body(request)
+        self._send(request, call.shown, call.receive)
+        call.end()
+
+    def count(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit how many tokens the prompt has.
+
+        llama.cpp tells it of a prompt that is too long, before it reads any of it: so a whole context of other tokens
+        is put behind this one. Beside pictures that cannot be; there it tells it in its first frame, and is left then.
+        """
+        self.check_model(request)
+        frames: list[Mapping[str, Any]] = []
+
+        def first(frame: Mapping[str, Any]) -> bool:
+            frames.append(frame)
+            return True
+
+        shown, more = self.shown(self.prompt(request)), 0
+        if "prompt" in shown:
+            prompt: Any = shown["prompt"]
+            pieces = cast("list[Any]", prompt) if isinstance(prompt, list) else [prompt]
+            more = self.context
+            shown["prompt"] = [*pieces, *[0] * more]
+        self._send(request, shown, first)
+        error: Mapping[str, Any] = frames[0].get("error") or {} if frames else {}
+        tokens: Any = error.get("n_prompt_tokens") if error else _total(frames[0]) if frames else None
+        if isinstance(tokens, int):
+            emit(Usage(input_tokens=tokens - more, output_tokens=0))
+        elif error:
+            raise self.fault(frames[0])
+
+    def shown(self, prompt: Prompt) -> dict[str, Any]:
+        """Return the part of the body that holds the prompt."""
+        if self._projector:
+            return {"messages": [{"role": "user", "content": _parts(prompt)}]}
+        return {"prompt": self._spelled(prompt)}
+
+    def _send(self, request: ChatRequest, shown: Mapping[str, Any], receive: Callable[[Any], bool]) -> None:
         self._asked = True
+        ask = self._server.handle_chat_completions if self._projector else self._server.handle_completions
         try:
-            if self._projector:
-                body["messages"] = [{"role": "user", "content": _parts(prompt)}]
-                self._server.handle_chat_completions({**body, **request.extra}, call.receive)
-            else:
-                body["prompt"] = self._spelled(prompt)
-                call.in_one = isinstance(body["prompt"], str)
-                self._server.handle_completions({**body, **request.extra}, call.receive)
+            ask({**self._body(request), **shown, **request.extra}, receive)
         except (ValueError, TypeError, RuntimeError) as error:
             raise self.refused(error) from None
-        call.end()
 
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         sampling = {"max_tokens": MAX_TOKENS, **(_EMBEDDED_SAMPLING if self._embedded else {}), **request.sampling}
         body = {_SPELLING.get(name, name): value for name, value in sampling.items()}
         if (schema := schema_of(request)) is not None:
             body["json_schema"] = {**schema, "x-guidance": _COMPACT}
+        shown = [*(tag for tag in TAGS if tag in self.files.ids), *tools.shown(self.files.ids, request)]
+        if shown:  # other control tokens stay invisible
+            body["preserved_tokens"] = shown
         body.pop("stop", None)  # llama.cpp would look for them in the thoughts, too
         # With its progress in a prompt llama.cpp sends a frame a batch: so a long prompt can be left, too.
         told = {"return_progress": True, "timings_per_token": True}
@@ -216,7 +250,8 @@ class LlamaCppDriver(ModelDriver):
         title="llama.cpp",
         images=ImageLimits(("image/png", "image/jpeg", "image/gif", "image/bmp"), urls=False),  # what stb_image reads
         docs="engines/llamacpp.md",
-        features=frozenset({Feature.RESPONSE_FORMAT, Feature.PREFILL}),
+        structured="grammar",
+        features=frozenset({Feature.TOOLS, Feature.RESPONSE_FORMAT, Feature.PREFILL}),
         extra="llamacpp",
         state="any GGUF file, by path or by name",
         weights=(GGUF,),
@@ -255,6 +290,12 @@ def _parts(prompt: Prompt) -> list[dict[str, Any]]:
     return parts
 
 
+def _total(frame: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the prompt has, as a frame tells of the progress with it."""
+    progress: Mapping[str, Any] = frame.get("prompt_progress") or {}
+    return progress.get("total")
+
+
 def _counted(frame: Mapping[str, Any]) -> dict[str, Any]:
     """Return the usage up to a frame."""
     timings: dict[str, int] = frame.get("timings") or {}
@@ -267,13 +308,14 @@ class _Call:
 
     def __init__(self, engine: LlamaCppEngine, request: ChatRequest, prompt: Prompt, emit: Outlet) -> None:
         self._engine = engine
+        self._request = request
         self._prompt = prompt
+        self.shown = engine.shown(prompt)
+        """The part of the body that holds the prompt."""
         self._emit = emit
         # llama.cpp counts tokens itself.
         stop = request.sampling.get("stop", ())
         self._answer = Answer(emit, limit=1, stop=stop, thinking=is_thinking(prompt, request))
-        self.in_one = True
-        """Whether llama.cpp reads the prompt as one string."""
         self._begun = False
         self._bound = request.response_format is not None
         self._last: Mapping[str, Any] = {}
@@ -297,7 +339,11 @@ class _Call:
             raise self._engine.fault(frame)
         if not self._begun:
             self._begun = True
-            notes = unsplit(self._prompt)[1] if self.in_one else []
+            in_one = isinstance(self.shown.get("prompt", ""), str)  # the prompt is read as one string
+            notes = unsplit(self._prompt)[1] if in_one else []
+            if tokens := _total(frame):
+                limit = self._engine.check_length(tokens, self._request)
+                notes = [*notes, *self._engine.shortened(limit, self._request)]
             if not self._engine.announce(self._emit, self._prompt, notes):
                 return False
         self._usage = frame.get("usage") or self._usage

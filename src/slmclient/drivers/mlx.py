@@ -55,7 +55,7 @@ class MlxDriver(ModelDriver):
         name="mlx",
         title="mlx-lm",
         docs="engines/mlx.md",
-        features=frozenset({Feature.PREFILL}),
+        features=frozenset({Feature.TOOLS, Feature.PREFILL}),
         knobs=frozenset(KNOBS),
         extra="mlx",
         state="any folder that mlx-lm reads, by path or by name; Macs with Apple silicon, and Linux on the CPU",

@@ -60,6 +60,26 @@ class FittingDriver(Wrapper):
                 async for event in events:
                     yield event
 
+    def count_tokens(self, request: ChatRequest) -> int | None:
+        """Return the inner driver's count, with the pictures as it would get them."""
+        if not _has_media(request):
+            return self.inner.count_tokens(request)
+        self.check_open()
+        fitted: list[_Fitted] = []
+        for _ in self._pumps.sync().run(self._steps(request, fitted), request):
+            pass
+        return self.inner.count_tokens(fitted[0][0]) if fitted else None
+
+    async def acount_tokens(self, request: ChatRequest) -> int | None:
+        """`count_tokens`, for asyncio."""
+        if not _has_media(request):
+            return await self.inner.acount_tokens(request)
+        self.check_open()
+        fitted: list[_Fitted] = []
+        async for _ in self._pumps.asynchronous().run(self._steps(request, fitted), request):
+            pass
+        return await self.inner.acount_tokens(fitted[0][0]) if fitted else None
+
     def _steps(self, request: ChatRequest, fitted: list[_Fitted]) -> Steps:
         task = images.Task(request, self.inner.image_limits(request), self.inner.name, self._allow_private)
         fitting, notes = yield from task.fitting()

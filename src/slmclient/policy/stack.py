@@ -1,8 +1,8 @@
 """How the policies stand around the drivers of a client, from the outside in.
 
 Observing sees the call as the caller does. Fallback asks one candidate after the other; hedging is a matter of the
-first. Around each driver: retries, and for each try the pictures made to fit and a turn by the rate limit. A driver
-that was written elsewhere is made to keep deadlines.
+first. Around each driver: what it and its model have to be told otherwise; retries; and for each try the pictures made
+to fit and a turn by the rate limit. A driver that was written elsewhere is made to keep deadlines.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from slmclient.drivers.base import Driver
 from slmclient.errors import SLMError
+from slmclient.policy.adapting import AdaptingDriver
 from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver, OnEvent
@@ -74,7 +75,7 @@ def _chain(leg: Leg, policies: Policies, patience: float) -> Driver:
         driver if leg.owned else Lent(driver), leg.rate_limit, patience=patience, pause=policies.retry.max_retry_wait
     )
     fitting = FittingDriver(limiting, allow_private_urls=policies.allow_private_urls)
-    return RetryDriver(fitting, policies.retry)
+    return AdaptingDriver(RetryDriver(fitting, policies.retry), strict=policies.strict)
 
 
 def _hedged(driver: Driver, second: Driver, policies: Policies) -> Driver:

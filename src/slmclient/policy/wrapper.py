@@ -49,6 +49,11 @@ class Wrapper(Driver):
         return self.inner.knobs
 
     @property
+    def structured(self) -> str:
+        """How the inner driver holds a model to a format of the answer."""
+        return self.inner.structured
+
+    @property
     def rate_limit(self) -> RateLimit | None:
         """The inner driver's rate limit."""
         return self.inner.rate_limit
@@ -56,6 +61,14 @@ class Wrapper(Driver):
     def image_limits(self, request: ChatRequest) -> ImageLimits:
         """Return the inner driver's limits."""
         return self.inner.image_limits(request)
+
+    def count_tokens(self, request: ChatRequest) -> int | None:
+        """Return the inner driver's count."""
+        return self.inner.count_tokens(request)
+
+    async def acount_tokens(self, request: ChatRequest) -> int | None:
+        """`count_tokens`, for asyncio."""
+        return await self.inner.acount_tokens(request)
 
     def warm_up(self, deadline: float) -> None:
         """Let the inner driver do ahead what the first call would wait for."""

@@ -72,7 +72,7 @@ class AnswerPromises(Hooks):
         assert info.docs.strip()
         assert info.state.strip()
         assert all(isinstance(feature, Feature) for feature in (*info.features, *driver.features))
-        assert {*info.knobs, *driver.knobs} <= set(KNOBS)
+        assert {*info.knobs, *driver.knobs} <= {*KNOBS, "reasoning"}
         for variable in (*info.key_variables, *info.url_variables):
             assert _VARIABLE.fullmatch(variable), f"{variable!r} is no name of an environment variable"
         assert not any("/" in host or ":" in host for host in info.vendor_hosts), "vendor_hosts are host names"

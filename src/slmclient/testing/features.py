@@ -12,9 +12,10 @@ import pytest
 
 from slmclient.chat import KNOBS
 from slmclient.drivers.base import Driver, Feature
-from slmclient.errors import UnsupportedFeatureError, UnsupportedParameterError
+from slmclient.errors import StructuredOutputError, UnsupportedFeatureError, UnsupportedParameterError
 from slmclient.media import Audio, Image
 from slmclient.messages import Message
+from slmclient.policy.adapting import EMULATED
 from slmclient.request import Prompt
 from slmclient.testing.hooks import Hooks, promise
 from slmclient.testing.mode import Mode
@@ -37,14 +38,29 @@ class FeaturePromises(Hooks):
 
     @promise
     async def test_what_it_lacks_is_refused_before_any_event(self, mode: Mode, driver: Driver) -> None:
-        """A client refuses what the driver's features do not name; the driver is not even called."""
+        """A client refuses what the driver's features do not name, and what can be emulated if it is strict; the driver
+        is not even called."""
         lacking = [feature for feature in Feature if feature not in driver.features]
         if not lacking:
             pytest.skip(f"{driver.name} lacks nothing")
         for feature in lacking:
             with pytest.raises(UnsupportedFeatureError) as caught:
-                await mode.chat(driver, *self._asking(feature))
+                await mode.chat(driver, *self._asking(feature), strict=feature in EMULATED)
             assert driver.name in str(caught.value)
+
+    @promise
+    async def test_what_can_be_said_in_the_prompt_is_emulated_and_reported(self, mode: Mode, driver: Driver) -> None:
+        """Tools and formats that the driver lacks are said in the prompt, and the reply says so."""
+        lacking = [feature for feature in Feature if feature in EMULATED - driver.features]
+        if not lacking:
+            pytest.skip(f"{driver.name} needs no emulation")
+        for feature in lacking:
+            prompt, options = self._asking(feature)
+            try:
+                reply = await mode.chat(driver, prompt, options)
+            except StructuredOutputError as error:  # what the model makes of it is another matter
+                reply = error.replies[0]
+            assert reply.structured == "prompt" if feature is Feature.RESPONSE_FORMAT else reply.converted
 
     @promise
     async def test_knobs_that_it_lacks_are_dropped_and_reported(self, mode: Mode, driver: Driver) -> None:
@@ -117,6 +133,17 @@ class FeaturePromises(Hooks):
             assert reply.text.strip() or reply.tool_calls
             assert all(call.name for call in reply.tool_calls)
 
+    @promise
+    async def test_a_tool_can_be_asked_for(self, mode: Mode, driver: Driver) -> None:
+        """TOOL_CHOICE: that a tool has to be called is taken. Whether the model does so is another matter."""
+        self.able(driver, Feature.TOOL_CHOICE)
+        prompt, _ = self._asking(Feature.TOOL_CHOICE)
+        for choice in ("required", {"type": "function", "function": {"name": self.tool["function"]["name"]}}):
+            reply = await mode.reply(
+                driver, self.request(driver, prompt, tools=[self.tool], tool_choice=choice, max_tokens=32)
+            )
+            assert reply.finish_reason in ("stop", "length", "tool_calls")
+
     def _asking(self, feature: Feature) -> tuple[Prompt, Any]:
         """Return prompt and options of a call that needs the feature."""
         prompts: dict[Feature, Prompt] = {
@@ -125,8 +152,9 @@ class FeaturePromises(Hooks):
             Feature.PREFILL: [Message.user(self.prompt), Message.assistant(self.prefill)],
         }
         options: dict[Feature, dict[str, Any]] = {
-            Feature.TOOLS: {"tools": [self.tool]},
-            Feature.RESPONSE_FORMAT: {"response_format": self.json_format},
+            Feature.TOOLS: {"tools": [self.tool], "max_tokens": 32},
+            Feature.TOOL_CHOICE: {"tools": [self.tool], "tool_choice": "required", "max_tokens": 32},
+            Feature.RESPONSE_FORMAT: {"response_format": self.json_format, "max_reasks": 0, "max_tokens": 32},
         }
         return prompts.get(feature, self.prompt), self.chat_options(**options.get(feature, {}))
 

@@ -36,6 +36,7 @@ def described(request: ChatRequest, redaction: Redaction) -> dict[str, Any]:
         "tools": list(request.tools),
         "tool_choice": request.tool_choice,
         "response_format": request.response_format,
+        "reasoning": request.reasoning,
         "extra": dict(request.extra),
     }
     given = {name: _plain(value) for name, value in asked.items() if value}

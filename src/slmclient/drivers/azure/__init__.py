@@ -41,7 +41,9 @@ class AzureDriver(HttpDriver):
         telemetry_name="azure.ai.inference",
         title="Azure AI Foundry",
         docs="providers/azure.md",
-        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset(
+            {Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.TOOL_CHOICE, Feature.RESPONSE_FORMAT}
+        ),
         default_model="phi-4-mini",
         state="Phi-4 family on the v1 route; Phi-3 and Phi-3.5 retired 2025-08-30, the /models API in August 2026",
         hosted=True,

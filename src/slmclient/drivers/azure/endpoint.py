@@ -36,7 +36,7 @@ EXTRA_WAYS = ("error", "drop", "pass-through")
 """What the older shapes may do with fields that they do not know."""
 
 _NO_TOOLS = FaultPattern(
-    400, r"enable-auto-tool-choice", "UnsupportedFeatureError", "Phi on Azure takes no tools (no tool parser there)."
+    400, r"--tool-call-parser", "UnsupportedFeatureError", "Phi on Azure takes no tools (no tool parser there)."
 )
 _ONE_IMAGE = FaultPattern(  # vLLM behind Phi-3.5-vision: "At most 1 image(s) may be provided in one request."
     400, r"at most \d+ image", "UnsupportedFeatureError", "Send fewer pictures: the ones of earlier turns count too."
@@ -63,7 +63,14 @@ _PATTERNS = (_NO_TOOLS, _ONE_IMAGE, _OTHER_CAP, *_WRONG_PATHS, _DEPLOYMENT)
 _INFERENCE_VERSION = (("api-version", "2024-05-01-preview"),)  # azure-ai-inference's default
 
 _V1 = Dialect(key_headers=KEY_HEADERS, patterns=_PATTERNS)
-_INFERENCE = Dialect(key_headers=KEY_HEADERS, patterns=_PATTERNS, query=_INFERENCE_VERSION, stream_usage=False)
+_INFERENCE = Dialect(
+    key_headers=KEY_HEADERS,
+    patterns=_PATTERNS,
+    query=_INFERENCE_VERSION,
+    stream_usage=False,
+    # None of them is in that route's schema; a model may refuse what is passed through to it.
+    unsupported=frozenset({"top_k", "repetition_penalty", "reasoning"}),
+)
 _CLASSIC = Dialect(key_headers=KEY_HEADERS, patterns=_PATTERNS, query=(("api-version", "2024-10-21"),))
 
 

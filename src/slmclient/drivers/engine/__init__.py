@@ -9,10 +9,11 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
+from contextlib import aclosing, closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from slmclient import clock
-from slmclient.chat import ChatRequest, Event
+from slmclient.chat import ChatRequest, Event, Usage
 from slmclient.drivers.apart import apart
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
 from slmclient.drivers.engine.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
@@ -67,8 +68,11 @@ class EngineDriver(Driver, ABC):
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the answer's events."""
+        return self._told(request)
+
+    def _told(self, request: ChatRequest, *, counting: bool = False) -> Generator[Event, None, None]:
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        job, forget = self._submit(request, inbox.put)
+        job, forget = self._submit(request, inbox.put, counting)
         wait = _Patience(job)
         try:
             while True:
@@ -86,13 +90,16 @@ class EngineDriver(Driver, ABC):
             job.abandoned = True
             forget()
 
-    async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
+    def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """Yield the answer's events, for asyncio."""
+        return self._atold(request)
+
+    async def _atold(self, request: ChatRequest, *, counting: bool = False) -> AsyncGenerator[Event, None]:
         import asyncio
 
         loop = asyncio.get_running_loop()
         inbox: asyncio.Queue[Any] = asyncio.Queue()
-        job, forget = self._submit(request, lambda item: _hand_over(loop, inbox, item))
+        job, forget = self._submit(request, lambda item: _hand_over(loop, inbox, item), counting)
         wait = _Patience(job)
         try:
             while True:
@@ -110,9 +117,24 @@ class EngineDriver(Driver, ABC):
             job.abandoned = True
             forget()
 
-    def _submit(self, request: ChatRequest, deliver: Callable[[Any], None]) -> tuple[Job, Callable[[], None]]:
+    def count_tokens(self, request: ChatRequest) -> int | None:
+        """Return how many tokens the prompt has, by the model's own tokenizer; the model is loaded for it."""
+        with closing(self._told(request, counting=True)) as told:
+            return next((event.input_tokens for event in told if isinstance(event, Usage)), None)
+
+    async def acount_tokens(self, request: ChatRequest) -> int | None:
+        """`count_tokens`, for asyncio."""
+        async with aclosing(self._atold(request, counting=True)) as told:
+            async for event in told:
+                if isinstance(event, Usage):
+                    return event.input_tokens
+        return None
+
+    def _submit(
+        self, request: ChatRequest, deliver: Callable[[Any], None], counting: bool
+    ) -> tuple[Job, Callable[[], None]]:
         _check(self.name, request)
-        job = Job(self.name, request, deliver)
+        job = Job(self.name, request, deliver, counting=counting)
         with self._lock:
             if self._closed:
                 raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)

@@ -65,9 +65,17 @@ class ChildEngine(Engine):
 
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Have the child generate, and pass its events on."""
+        self._have("generate", request, emit)
+
+    def count(self, request: ChatRequest, emit: Outlet) -> None:
+        """Have the child count the tokens of a prompt."""
+        self._have("count", request, emit)
+
+    def _have(self, what: str, request: ChatRequest, emit: Outlet) -> None:
+        """Have the child do something, and pass its events on."""
         if self._child is None or self._child.poll() is not None:
             self.load(lambda: emit.wanted)
-        self._send("generate", _packed(request))
+        self._send(what, _packed(request))
         heard = time.monotonic()
         while True:
             said = self._heard()
@@ -243,7 +251,7 @@ def serve(line: Connection[Any, Any]) -> None:
                 packed = message[1]
                 deadline = time.monotonic() + packed.pop("deadline_at")
                 request = replace(ChatRequest(**packed), deadline_at=deadline, cancellation=Cancellation())
-                engine.generate(request, out)
+                (engine.count if message[0] == "count" else engine.generate)(request, out)
         except SLMError as error:
             said = ("error", error)
         except Exception as error:

@@ -15,15 +15,16 @@ from os import cpu_count
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slmclient import catalogue
-from slmclient.chat import ChatRequest, Note, Start
+from slmclient import catalogue, lengths
+from slmclient.chat import ChatRequest, Note, Start, Usage
 from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
-from slmclient.drivers.engine import ENGINE_OPTIONS, Engine, EngineDriver, Outlet
+from slmclient.drivers.engine import ENGINE_OPTIONS, Engine, EngineDriver, Outlet, tools
 from slmclient.drivers.engine.answering import Answer, Detokenizer
 from slmclient.drivers.engine.files import ModelFiles, check_form, read_folder, read_gguf
 from slmclient.drivers.engine.package import one_line
-from slmclient.drivers.prompt import Prompt, Template, builtin, render
+from slmclient.drivers.prompt import Prompt, Template, builtin
+from slmclient.drivers.prompt.thinking import is_thinking, rendered
 from slmclient.errors import (
     BadRequestError,
     ConfigurationError,
@@ -33,6 +34,7 @@ from slmclient.errors import (
     SLMError,
     UnsupportedFeatureError,
 )
+from slmclient.phi.reasoning import KNOB, TAGS
 from slmclient.phi.templates import NAMES as TEMPLATES
 
 MAX_TOKENS = 1024
@@ -41,7 +43,6 @@ MAX_TOKENS = 1024
 BREAK = "\u200b"
 """Breaks up a control token where nothing better can be done: a zero-width space."""
 
-_OPEN_TAG, _CLOSE_TAG = "<think>", "</think>"
 _CONTEXTS = (16, 10_000_000)  # tokens
 _TAIL = 6  # ids before an answer that goes on in the middle of a text
 _LARGE = 1 << 30  # bytes of a model
@@ -83,6 +84,11 @@ class ModelDriver(EngineDriver):
         """Return which of a repository's variants the options ask for; None for no wish."""
         return cls.engine_class.variant(options)
 
+    @property
+    def knobs(self) -> frozenset[str]:
+        """What its info says, and ``reasoning``: the model's template shows whether it can be told, and a note."""
+        return self.info.knobs | {KNOB}
+
     def make_engine(self) -> Engine:
         """Return the engine, with nothing loaded yet."""
         # Without what concerns connections: it may go to another process, where no key has any business.
@@ -97,7 +103,7 @@ class ModelDriver(EngineDriver):
         with suppress(OSError, RuntimeError):  # a name too long for a path; no home folder
             if (path := Path(self.default_model).expanduser()).exists():
                 place = str(path.resolve())
-        return (type(self), self.name, place, repr(sorted(self.config.options.items())))
+        return (type(self), self.name, place, self.config.strict, repr(sorted(self.config.options.items())))
 
 
 class ModelEngine(Engine):
@@ -195,7 +201,7 @@ class ModelEngine(Engine):
         files = self.files
         if asked and "{" in asked:
             return Template(asked, files.control, files.special)
-        known = catalogue.find(self.model or "") or catalogue.find(files.name)
+        known = self.known
         name = asked or (None if files.template else known and known.template)
         chosen = builtin(name) if name else None
         if chosen is not None:
@@ -208,10 +214,16 @@ class ModelEngine(Engine):
             )
         return Template(files.template, files.control, files.special)
 
+    @property
+    def known(self) -> catalogue.Model | None:
+        """What the catalogue knows of the model."""
+        return catalogue.find(self.model or "") or catalogue.find(self.files.name)
+
     def prompt(self, request: ChatRequest) -> Prompt:
         """Return the prompt of a request."""
-        tag, parts = self.image_tag, self.image_parts
-        return render(self._template, request.messages, tools=request.tools, image_tag=tag, parts=parts)
+        request, notes = tools.told(self._template, request, self.config, self.model_name)
+        prompt = rendered(self._template, request, self.known, image_tag=self.image_tag, parts=self.image_parts)
+        return replace(prompt, notes=(*notes, *prompt.notes)) if notes else prompt
 
     def check_model(self, request: ChatRequest) -> None:
         """Raise an error if the request names another model than the one that is loaded."""
@@ -246,7 +258,26 @@ class ModelEngine(Engine):
             "together. Shorten the prompt, drop old turns, or raise options={'n_ctx': …} if the model has more.",
             provider=self.name,
             model=self.model_name,
+            tokens=tokens,
+            context=context,
         )
+
+    def check_length(self, tokens: int, request: ChatRequest) -> int:
+        """Return the most tokens that the answer may have.
+
+        Raises:
+            ContextLengthExceededError: The prompt leaves no room for one, or too little where old turns may go instead.
+        """
+        left = self.context - tokens
+        if self.context and left < lengths.least_room(request, self.context):
+            raise self.too_long(tokens, self.context)
+        most: int = request.sampling.get("max_tokens", MAX_TOKENS)
+        return min(most, left) if self.context else most
+
+    def shortened(self, limit: int, request: ChatRequest) -> list[Note]:
+        """Return what is to be told of an answer that may have fewer tokens than the caller asked for."""
+        asked: int = request.sampling.get("max_tokens", limit)
+        return [Note("converted", lengths.shortened(asked, limit))] if asked > limit else []
 
     def refused(self, said: object) -> BadRequestError:
         """Return the error of a request that the engine itself does not take."""
@@ -293,8 +324,8 @@ class TokenEngine(ModelEngine):
     def load(self, wanted: Callable[[], bool]) -> None:
         """Find the model, fetch it where it is not here yet, and load it."""
         super().load(wanted)
-        shown = (_OPEN_TAG, _CLOSE_TAG)  # what tells reasoning from the answer may be a control token, too
-        self._hidden = frozenset(token for text, token in self.files.ids.items() if text not in shown)
+        # What tells reasoning from the answer may be a control token, too.
+        self._hidden = frozenset(token for text, token in self.files.ids.items() if text not in TAGS)
 
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Emit one answer."""
@@ -302,12 +333,23 @@ class TokenEngine(ModelEngine):
         if any(message.images for message in request.messages):
             raise self.blind()
         prompt = self.prompt(request)
-        ids = [token for piece in prompt.pieces for token in self.encode(piece)]
+        ids = self.ids(prompt)
         limit = self.check_length(len(ids), request)
         answer = self.answer(emit, request, prompt, ids, limit)
-        if self.announce(emit, prompt):
+        if self.announce(emit, prompt, self.shortened(limit, request)):
             self.run(ids, request, answer, limit)
             answer.end(len(ids))
+
+    def count(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit how many tokens the prompt has."""
+        self.check_model(request)
+        if any(message.images for message in request.messages):
+            raise self.blind()
+        emit(Usage(input_tokens=len(self.ids(self.prompt(request))), output_tokens=0))
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """Return the ids of a prompt."""
+        return [token for piece in prompt.pieces for token in self.encode(piece)]
 
     def answer(self, emit: Outlet, request: ChatRequest, prompt: Prompt, ids: Sequence[int], limit: int) -> Answer:
         """Return the answer to a prompt, to be filled with tokens."""
@@ -318,20 +360,9 @@ class TokenEngine(ModelEngine):
             stop=request.sampling.get("stop", ()),
             thinking=is_thinking(prompt, request),
             ends=self.files.end_ids,
-            hidden=self._hidden,
+            hidden=self._hidden.difference(tools.shown(self.files.ids, request).values()),
             words=Detokenizer(self.decode, before),
         )
-
-    def check_length(self, tokens: int, request: ChatRequest) -> int:
-        """Return the most tokens that the answer may have.
-
-        Raises:
-            ContextLengthExceededError: The prompt leaves no room for one.
-        """
-        if self.context and tokens >= self.context:
-            raise self.too_long(tokens, self.context)
-        most: int = request.sampling.get("max_tokens", MAX_TOKENS)
-        return min(most, self.context - tokens) if self.context else most
 
 
 def unsplit(prompt: Prompt) -> tuple[str, list[Note]]:
@@ -342,12 +373,6 @@ def unsplit(prompt: Prompt) -> tuple[str, list[Note]]:
     if len(prompt.pieces) == 1:
         return prompt.text, []
     return BREAK.join(prompt.pieces), [Note("converted", "control tokens in the text were broken up")]
-
-
-def is_thinking(prompt: Prompt, request: ChatRequest) -> bool:
-    """Return whether an answer to that prompt begins inside the model's reasoning."""
-    begun = request.prefill or ""
-    return prompt.text.rstrip().endswith(_OPEN_TAG) or begun.rfind(_OPEN_TAG) > begun.rfind(_CLOSE_TAG)
 
 
 def threads_for(size: int) -> int:

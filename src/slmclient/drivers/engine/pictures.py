@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from slmclient.chat import ChatRequest
+from slmclient.chat import ChatRequest, Usage
 from slmclient.drivers.base import DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
@@ -55,9 +55,19 @@ class SeeingEngine(TokenEngine):
         ids, seen = self.look(text, prompt.images)
         limit = self.check_length(len(ids), request)
         answer = self.answer(emit, request, prompt, ids, limit)
-        if self.announce(emit, prompt, notes):
+        if self.announce(emit, prompt, [*notes, *self.shortened(limit, request)]):
             self.tell(seen, ids, request, answer, limit)
             answer.end(len(ids))
+
+    def count(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit how many tokens the prompt has, those of its pictures included."""
+        if not self.sees or not any(message.images for message in request.messages):
+            super().count(request, emit)
+            return
+        self.check_model(request)
+        prompt = self.prompt(request)
+        ids, _ = self.look(unsplit(prompt)[0], prompt.images)
+        emit(Usage(input_tokens=len(ids), output_tokens=0))
 
 
 def guarded(template: Template, marks: Iterable[str]) -> Template:

@@ -63,6 +63,9 @@ class Engine(ABC):
     def generate(self, request: ChatRequest, emit: Outlet) -> None:
         """Emit the answer's events, Start to Finish; return early when ``emit`` returns False."""
 
+    def count(self, request: ChatRequest, emit: Outlet) -> None:  # noqa: B027 (an engine may do without)
+        """Emit a `Usage` with the tokens of the prompt, and nothing else; by default nothing: it cannot say."""
+
     @abstractmethod
     def unload(self) -> None:
         """Free the model."""
@@ -71,10 +74,14 @@ class Engine(ABC):
 class Job:
     """One call: its request, and the way its events take to the caller. It is the engine's outlet."""
 
-    def __init__(self, name: str, request: ChatRequest, deliver: Callable[[Any], None]) -> None:
+    def __init__(
+        self, name: str, request: ChatRequest, deliver: Callable[[Any], None], *, counting: bool = False
+    ) -> None:
         self.name = name
         """The provider's name, for errors."""
         self.request = request
+        self.counting = counting
+        """Whether only the tokens of its prompt are wanted."""
         self.abandoned = False
         """Set when nobody reads any more."""
         self.started = False
@@ -271,7 +278,7 @@ class Room:
                     self._loaded = True
             if job.wanted:
                 job.started = True
-                self.engine.generate(job.request, job)
+                (self.engine.count if job.counting else self.engine.generate)(job.request, job)
         except SLMError as error:
             failure = error
         except BaseException as error:  # whatever it is, the engine's thread goes on and the caller hears of it

@@ -67,7 +67,14 @@ PATTERNS = (
     # Listed in /v1/models, but not for this account: {"detail":"Function '<uuid>': Not found for account '<id>'"}
     FaultPattern(404, r"Function .*not found for account", "ModelNotFoundError", _GRANTED),
     FaultPattern(404, r"model .*(not found|does not exist)", "ModelNotFoundError", "Check the model's name."),
-    FaultPattern(400, r"maximum context length", "ContextLengthExceededError", "Shorten the prompt."),  # vLLM inside
+    FaultPattern(  # vLLM or SGLang inside
+        400,
+        r"(maximum|model's) context length",
+        "ContextLengthExceededError",
+        "Shorten the prompt, or lower max_tokens.",
+    ),
+    # vLLM inside, without a tool parser for that model: hidenobunagai/nvidia-nim-provider#2 (2026-05)
+    FaultPattern(400, r"--tool-call-parser", "UnsupportedFeatureError", "NIM takes no tools for this model."),
 )
 
 
@@ -83,7 +90,9 @@ class NvidiaDriver(HttpDriver):
         patterns=PATTERNS,
         redactions=(r"(?i)(?<=\baccount )(?:'[^']*'|\"[^\"]*\"|\S*\d\S*)",),
         # vLLM inside: https://docs.vllm.ai, "extra parameters"; NIM 1.x takes them at the same place for most models.
-        unsupported=frozenset(),
+        # Strict models answer 422 to a field that they do not know, and reasoning_effort is one such to most of them.
+        unsupported=frozenset({"reasoning"}),
+        counting=("tokenize",),
     )
     info: ClassVar[DriverInfo] = DriverInfo(
         name="nvidia",
@@ -95,7 +104,9 @@ class NvidiaDriver(HttpDriver):
             source="docs.api.nvidia.com, the pages of its vision models",
         ),
         docs="providers/nvidia.md",
-        features=frozenset({Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        features=frozenset(
+            {Feature.IMAGES, Feature.AUDIO, Feature.TOOLS, Feature.TOOL_CHOICE, Feature.RESPONSE_FORMAT}
+        ),
         state="hosted Phi may be withdrawn at any time; self-hosted is dependable",
         hosted=True,
         default_base_url="https://integrate.api.nvidia.com/v1",
@@ -133,6 +144,11 @@ class NvidiaDriver(HttpDriver):
     def features(self) -> frozenset[Feature]:
         """What it can say; the older addresses of single vision models know text and pictures."""
         return self.info.features if self._model_of_address is None else frozenset({Feature.IMAGES})
+
+    @property
+    def structured(self) -> str:
+        """How it holds a model to a format of the answer: NIM 1.x by guided decoding of its own."""
+        return "guided" if self._structured == _GUIDED else self.info.structured
 
     @property
     def speech(self) -> Dialect:

@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from slmclient import catalogue
 from slmclient.chat import Cancellation, ChatRequest
 from slmclient.drivers.base import DriverConfig, DriverInfo, Feature
+from slmclient.drivers.counting import Counting
 from slmclient.drivers.http import HttpDriver
 from slmclient.drivers.ollama import models
 from slmclient.drivers.ollama.address import DEFAULT_PORT, VENDOR, address
@@ -37,6 +38,7 @@ from slmclient.drivers.wire.framing import LineStream
 from slmclient.errors import (
     APIConnectionError,
     ConfigurationError,
+    ContextLengthExceededError,
     ModelNotFoundError,
     NotFoundError,
     ResponseFormatError,
@@ -49,6 +51,7 @@ _PULLING = 600.0  # seconds of silence: it may check many gigabytes, without a w
 _TOO_LONG = 'Shorten the prompt, or raise the option num_ctx: options={"num_ctx": …}.'
 _NO_SUCH_TAG = "Check the name: https://ollama.com/library lists those that can be pulled."
 _NOT_SO = "Use a model that does, or leave it out: `slm doctor` shows what this one can do."
+_BROKEN_TEMPLATE = "The model's template there cannot take these tools."
 
 PATTERNS = (
     # server/routes.go: {"error": "model 'X' not found"}, and other words on other routes: the status says it. What has
@@ -57,6 +60,8 @@ PATTERNS = (
     # finetic#7, ollama#14795: "registry.ollama.ai/library/phi3:latest does not support tools"; `"X" does not support
     # thinking`
     FaultPattern(400, r"does not support \w+", "UnsupportedFeatureError", _NOT_SO),
+    # ollama#9437, #10981: phi4-mini's template makes broken JSON of some tools, and the server fails to read it
+    FaultPattern(500, r"unexpected end of JSON input", "UnsupportedFeatureError", _BROKEN_TEMPLATE),
     # server/routes.go with truncate false: "the input length exceeds the context length"; with 0.33, as measured:
     # "request (8889 tokens) exceeds the available context size (4096 tokens), try increasing it"
     FaultPattern(400, r"exceeds the (available )?context (length|size)", "ContextLengthExceededError", _TOO_LONG),
@@ -97,6 +102,8 @@ class OllamaDriver(HttpDriver):
         images=ImageLimits(("image/png", "image/jpeg", "image/webp"), urls=False),
         docs="providers/ollama.md",
         features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
+        structured="grammar",  # it makes one of the schema (llama/grammar); with thoughts it applies after them
+        thinks_before_format=True,
         state="on your own machine, or at ollama.com with a key",
         hosted=True,
         default_base_url=f"http://127.0.0.1:{DEFAULT_PORT}",
@@ -142,6 +149,8 @@ class OllamaDriver(HttpDriver):
         }
         options = ollama_chat.options(request, self.speech, self._load(model))
         beside: dict[str, Any] = {name: self.own[name] for name in ("keep_alive", "think") if name in self.own}
+        if request.reasoning is not None:
+            beside["think"] = False if request.reasoning == "off" else request.reasoning
         content = ollama_chat.encoded(request, model, options, beside)
         return HttpRequest("POST", self.url(self.speech.path), headers, content, request.timeout)
 
@@ -159,6 +168,37 @@ class OllamaDriver(HttpDriver):
         context = models.context_for(model)
         given = {name: self.own[name] for name in _LOAD if name in self.own}
         return {"num_ctx": context, **given} if context is not None else given
+
+    def counting(self, request: ChatRequest) -> Counting | None:
+        """Return the commands that count the tokens of a prompt; None at ollama.com, which would bill them."""
+        return None if self.at_vendor else self._counting(request)
+
+    def _counting(self, request: ChatRequest) -> Counting:
+        """Have the server read the prompt, and write one token.
+
+        It has no route for ids (ollama/ollama#12030 and #16820 want one; neither was merged by August 2026). What it
+        has read stays in its cache, so that the chat that follows need not read it again.
+        """
+        ollama_chat.check(request, self.name)
+        named = request.model or self.default_model
+        model = self.model_id(named) if named else (yield from self.served_model(request))
+        options = {**ollama_chat.options(request, self.speech, self._load(model)), "num_predict": 1}
+        beside = {"keep_alive": self.own["keep_alive"]} if "keep_alive" in self.own else {}
+        said = {**ollama_chat.body(request, model, options, beside), "stream": False}
+        response, payload = yield from self._posted(request, self.speech.path, said)
+        if response.status != 200:
+            error = self.fault(response, model, payload)
+            if isinstance(error, ContextLengthExceededError):
+                return error.tokens
+            raise error
+        answer = from_json_or_none(payload)
+        read = (
+            models.count(cast("Mapping[str, Any]", answer).get("prompt_eval_count"))
+            if isinstance(answer, Mapping)
+            else 0
+        )
+        # Older servers leave out of the count what was in their cache.
+        return read if read and not ollama_chat.Prompt.of(request, options).is_more_than(read) else None
 
     def warming(self, request: ChatRequest) -> Steps:
         """Yield the commands that have the server load the model: a chat without messages.

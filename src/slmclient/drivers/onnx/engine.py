@@ -17,7 +17,8 @@ from slmclient.drivers.engine.pictures import SeeingEngine, guarded, unpacked
 from slmclient.drivers.engine.reading import breathe, common_prefix, pieces
 from slmclient.drivers.onnx import loading, vision
 from slmclient.drivers.onnx.search import Search, checked, search
-from slmclient.drivers.prompt import Prompt, render
+from slmclient.drivers.prompt import Prompt
+from slmclient.drivers.prompt.thinking import rendered
 from slmclient.errors import BadRequestError, ConfigurationError, EngineError, SLMError
 from slmclient.media import Image
 
@@ -107,7 +108,7 @@ class OnnxEngine(SeeingEngine):
     def prompt(self, request: ChatRequest) -> Prompt:
         """Return the prompt; nobody's text becomes the mark of a picture."""
         template = guarded(self._template, vision.marks(request.messages) if self.sees else ())
-        return render(template, request.messages, tools=request.tools, image_tag=self.image_tag)
+        return rendered(template, request, self.known, image_tag=self.image_tag)
 
     # --- generating
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slmclient.chat import ChatRequest
+from slmclient.chat import ChatRequest, Usage
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import Outlet
 from slmclient.drivers.engine.answering import Answer
@@ -110,6 +110,15 @@ class OpenVinoEngine(TokenEngine):
         else:
             super().generate(request, emit)
 
+    def count(self, request: ChatRequest, emit: Outlet) -> None:
+        """Emit how many tokens the prompt has; what pictures cost is known only once they are read."""
+        if not self._sees:
+            super().count(request, emit)
+        elif not any(message.images for message in request.messages):
+            self.check_model(request)
+            ids = self.encode(unsplit(self.prompt(request))[0])
+            emit(Usage(input_tokens=len(ids), output_tokens=0))
+
     def run(self, ids: list[int], request: ChatRequest, answer: Answer, limit: int) -> None:
         """Generate."""
         asked = config(self._genai, self._pipe, request, limit, self.name)
@@ -156,10 +165,14 @@ class OpenVinoEngine(TokenEngine):
         pictures = vision.tensors(unpacked(prompt.images, self.info, self.name), self._numpy, self._ov)
         answer = self.answer(emit, request, prompt, ids, limit)
         asked = config(self._genai, self._pipe, request, limit, self.name, context)
+        if not context:
+            notes += self.shortened(limit, request)
         if self.announce(emit, prompt, notes):
             read = self._seen(vision.from_zero(text), asked, answer, pictures)
             if context and answer.reason is None and read + answer.tokens >= context:
                 answer.reason = "length"
+            for note in self.shortened(context - read, request) if context else ():
+                emit(note)
             answer.end(read or len(ids))
 
     def _seen(self, text: str, asked: Any, answer: Answer, pictures: list[Any]) -> int:
@@ -191,6 +204,7 @@ class OpenVinoEngine(TokenEngine):
                     "options={'n_ctx': …} if the model has more.",
                     provider=self.name,
                     model=self.model_name,
+                    context=self.context,
                 ) from None
             raise self.refused(loading.reason(error)) from None
 

@@ -34,7 +34,7 @@ class TransformersDriver(ModelDriver):
         title="Hugging Face Transformers",
         images=HELD,
         docs="engines/transformers.md",
-        features=frozenset({Feature.IMAGES, Feature.PREFILL}),
+        features=frozenset({Feature.TOOLS, Feature.IMAGES, Feature.PREFILL}),
         knobs=frozenset({"temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "repetition_penalty"}),
         extra="transformers",
         state="any folder that Transformers knows, by path or by name; GGUF files too",

@@ -36,6 +36,7 @@ _FINISH: dict[str, FinishReason] = {
     "max_tokens": "length",
     "model_length": "length",
 }
+_NO_EFFORT = "none"  # OpenAI's API reference, 2026; so also vllm-project/vllm#43401 and ggml-org/llama.cpp#26045
 
 
 def body(request: ChatRequest, model: str | None, dialect: Dialect) -> dict[str, Any]:
@@ -46,6 +47,8 @@ def body(request: ChatRequest, model: str | None, dialect: Dialect) -> dict[str,
     for name, value in request.sampling.items():
         for spelled in dialect.spelling.get(name, (name,)):
             shaped[spelled] = value
+    if request.reasoning is not None and "reasoning" not in dialect.unsupported:
+        shaped["reasoning_effort"] = _NO_EFFORT if request.reasoning == "off" else request.reasoning
     if request.tools:
         shaped["tools"] = list(request.tools)
     if request.tool_choice is not None:

@@ -30,11 +30,14 @@ class Dialect:
     """Headers that carry the key."""
     headers: tuple[tuple[str, str], ...] = ()
     unsupported: frozenset[str] = frozenset({"top_k", "repetition_penalty"})
-    """Sampling options that it has no field for."""
+    """Options that it has no field for: of sampling, or ``reasoning``."""
     spelling: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Sampling option to its field in the body, where that is not the option's own name."""
     stream_usage: bool = True
     """Whether it takes ``stream_options.include_usage``."""
+    counting: tuple[str, ...] = ()
+    """The ways in which its servers may be asked for the tokens of a prompt, best first: ``input_tokens``,
+    ``tokenize``, ``apply_template`` (`slmclient.drivers.counting`)."""
     patterns: tuple[FaultPattern, ...] = ()
     redactions: tuple[str, ...] = ()
     """Regular expressions cut out of the server's messages (account ids)."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 from slmclient import catalogue, errors
-from slmclient.drivers.wire import waits
+from slmclient.drivers.wire import overflow, waits
 from slmclient.drivers.wire.dialect import Dialect, FaultPattern
 
 _BY_STATUS: dict[int, type[errors.SLMError]] = {
@@ -117,6 +117,8 @@ def fault(origin: Origin, status: int, headers: Mapping[str, str], payload: Any)
         details |= retirement
     if issubclass(kind, errors.RateLimitError):
         details["limits"] = limits(headers)
+    if issubclass(kind, errors.ContextLengthExceededError):
+        details |= overflow.sizes(payload, shape.message)
     return kind(_sentence(origin, status, shape, kind, pattern, retirement), **details)
 
 

@@ -54,6 +54,10 @@ class Prompt:
             kept if isinstance(kept, int) and kept >= 0 else _KEPT,
         )
 
+    def is_more_than(self, tokens: int) -> bool:
+        """Return whether it surely has more tokens than that."""
+        return self.signs > tokens * _SIGNS_PER_TOKEN
+
     def was_cut(self, read: int) -> bool:
         """Return whether the number of tokens that the server read is that of a prompt which it has cut.
 
@@ -64,7 +68,7 @@ class Prompt:
         if self.num_ctx is None:
             return False
         halves = [self.num_ctx - (self.num_ctx - kept) // 2 for kept in (self.kept, self.kept + 1)]
-        return read >= self.num_ctx or (read in halves and self.signs > read * _SIGNS_PER_TOKEN)
+        return read >= self.num_ctx or (read in halves and self.is_more_than(read))
 
 
 def check(request: ChatRequest, provider: str) -> None:
@@ -76,11 +80,6 @@ def check(request: ChatRequest, provider: str) -> None:
                 "or bytes.",
                 provider=provider,
             )
-    if request.tool_choice not in (None, "auto", "none"):
-        raise UnsupportedFeatureError(
-            f"{provider} cannot be told which tool to call: leave tool_choice out, or ask for the call in the prompt.",
-            provider=provider,
-        )
 
 
 def options(request: ChatRequest, dialect: Dialect, load: Mapping[str, Any]) -> dict[str, Any]:
