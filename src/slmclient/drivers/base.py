@@ -66,8 +66,6 @@ class DriverInfo:
     """What it takes of pictures; what does not fit is made to fit before it gets them."""
     structured: str = "json_schema"
     """How it holds a model to a format of the answer: ``json_schema``, ``guided`` or ``grammar``."""
-    thinks_before_format: bool = False
-    """Whether a format that is asked for binds only what comes after the thoughts of a model that thinks."""
     default_model: str | None = None
     state: str = "active"
     """What a person should know of the service today, in a few words."""

@@ -71,7 +71,7 @@ class Ways:
         native = self._binds
         if request.tools and not (self._native_tools and Feature.TOOL_CHOICE in inner.features):
             native = False  # it would bind the calls, too
-        if reasoning.expects(self._asked, self._known) and not inner.info.thinks_before_format:
+        if reasoning.expects(self._asked, self._known):
             native = False  # it would bind the thoughts, too
         shape = request.response_format or {}
         can_call = (
@@ -139,8 +139,6 @@ class Ways:
             self._unthinking = True
             self._refused_now.append(_REASONING)
             return True
-        if isinstance(error, _OTHERWISE_WRONG):
-            return False
         if self._has_tools and self._native_tools:
             from slmclient.phi import tool_prompt
 
@@ -149,6 +147,8 @@ class Ways:
                 self._refused_now.append(_TOOLS)
                 self._formats = self._strategies() if self._formats else []
                 return True
+        if isinstance(error, _OTHERWISE_WRONG):
+            return False
         if self._bound and isinstance(error, BadRequestError):
             self._binds = False
             self._refused_now.append(_NATIVE)

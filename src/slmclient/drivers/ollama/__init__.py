@@ -102,8 +102,7 @@ class OllamaDriver(HttpDriver):
         images=ImageLimits(("image/png", "image/jpeg", "image/webp"), urls=False),
         docs="providers/ollama.md",
         features=frozenset({Feature.IMAGES, Feature.TOOLS, Feature.RESPONSE_FORMAT}),
-        structured="grammar",  # it makes one of the schema (llama/grammar); with thoughts it applies after them
-        thinks_before_format=True,
+        structured="grammar",  # it makes one of the schema
         state="on your own machine, or at ollama.com with a key",
         hosted=True,
         default_base_url=f"http://127.0.0.1:{DEFAULT_PORT}",
