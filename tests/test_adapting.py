@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -92,6 +93,48 @@ def test_a_server_that_refuses_tools_gets_them_in_the_prompt_from_then_on(mode: 
     assert [bool(request.tools) for request in driver.requests] == [True, False, False]
     assert [attempt.error for attempt in first.attempts] == ["UnsupportedFeatureError", None]
     assert [attempt.error for attempt in second.attempts] == [None]
+
+
+@every_mode
+@pytest.mark.parametrize(
+    "message",
+    [
+        "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'.",
+        "Invalid 'tools[0].function.name': string does not match pattern.",
+        "messages with role 'tool' must be a response to a preceding message with 'tool_calls'.",
+    ],
+)
+def test_a_turn_that_is_wrong_is_no_refusal_of_tools(mode: Mode, message: str) -> None:
+    driver = ScriptedDriver(BadRequestError(message, status_code=400), "Yes.", "Yes.")
+    with pytest.raises(BadRequestError, match="tool"):
+        play(mode, driver, tools=[WEATHER])
+    assert len(driver.requests) == 1
+
+
+@every_mode
+def test_a_choice_that_is_said_in_words_is_told(mode: Mode) -> None:
+    driver = ScriptedDriver("It is cold.", features=NO_TOOLS - {Feature.RESPONSE_FORMAT})
+    reply = play(mode, driver, tools=[WEATHER], tool_choice="required")
+    assert any(change.startswith("tool_choice") for change in reply.converted)
+    assert reply.dropped == ("tool_choice",), "and not kept to"
+
+
+@every_mode
+def test_a_forced_call_does_not_bind_thoughts(mode: Mode) -> None:
+    driver = ScriptedDriver(f"<think>Oslo.</think>{CALL}", features=NO_TOOLS, model="phi-4-mini-reasoning")
+    reply = play(mode, driver, tools=[WEATHER], tool_choice="required")
+    assert driver.requests[0].response_format is None
+    assert (reply.reasoning, [call.name for call in reply.tool_calls]) == ("Oslo.", ["weather"])
+
+
+@every_mode
+def test_tools_whose_schema_is_none_are_refused_before_anything_is_sent(mode: Mode) -> None:
+    for parameters in ({"type": "objekt"}, {"type": "object", "properties": ["x"]}, {"$ref": "https://example.com"}):
+        driver = ScriptedDriver("never")
+        broken = {"type": "function", "function": {"name": "broken", "parameters": parameters}}
+        with pytest.raises(BadRequestError, match="broken"):
+            play(mode, driver, tools=[broken])
+        assert driver.requests == []
 
 
 @every_mode
@@ -244,6 +287,49 @@ def test_beside_tools_that_are_no_protocol_a_format_binds_nothing(mode: Mode) ->
     assert (reply.parsed, reply.structured) == (None, "prompt")
 
 
+@every_mode
+def test_a_schema_that_is_refused_takes_nothing_from_the_next(mode: Mode) -> None:
+    """A grammar that cannot say one schema may say another."""
+    hard = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?=a)a$"}}}
+
+    def script(request: ChatRequest) -> Any:
+        if request.response_format and "pattern" in str(request.response_format):
+            return BadRequestError("no such pattern here", status_code=400)
+        return NILE if "length" in str(request) else '{"a": "a"}'
+
+    driver = ScriptedDriver(*[script] * 5)
+    replies = plays(mode, driver, {"response_format": hard}, {"response_format": RIVER}, {"response_format": hard})
+    assert [reply.structured for reply in replies] == ["prompt", "json_schema", "prompt"]
+    assert len(driver.requests) == 4
+
+
+@every_mode
+def test_a_format_that_is_an_unknown_option_to_the_server_is_refused_as_such(mode: Mode) -> None:
+    """Azure's 422 for Phi."""
+    error = UnsupportedParameterError("response_format is not supported", status_code=422)
+    driver = ScriptedDriver(error, NILE)
+    assert play(mode, driver, response_format=RIVER).structured == "prompt"
+    other = ScriptedDriver(UnsupportedParameterError("top_k is not supported", status_code=422), NILE)
+    with pytest.raises(UnsupportedParameterError):
+        play(mode, other, response_format=RIVER)
+
+
+@every_mode
+def test_a_tool_that_has_to_be_called_goes_before_the_format(mode: Mode) -> None:
+    call = '{"name": "weather", "arguments": {"city": "Oslo"}}'
+    driver = ScriptedDriver(call, features=NO_TOOLS | {Feature.TOOLS})
+    reply = play(mode, driver, tools=[WEATHER], tool_choice="required", response_format=RIVER)
+    assert [(each.name, each.problem) for each in reply.tool_calls] == [("weather", None)]
+    assert "weather" in str(driver.requests[0].response_format)
+
+
+@every_mode
+def test_where_no_tool_may_be_called_the_format_binds(mode: Mode) -> None:
+    driver = ScriptedDriver(NILE, features=NO_TOOLS | {Feature.TOOLS})
+    reply = play(mode, driver, tools=[WEATHER], tool_choice="none", response_format=RIVER)
+    assert (reply.structured, reply.tool_calls) == ("json_schema", ())
+
+
 # --- models that think
 
 THOUGHT = f"<think>Rivers. The Nile is long.</think>{NILE}"
@@ -273,6 +359,30 @@ def test_what_was_held_back_is_not_lost_when_the_answer_breaks_off(mode: Mode) -
         play(mode, driver)
     assert caught.value.partial is not None
     assert caught.value.partial.reasoning == "Rivers are long"
+
+
+@every_mode
+def test_what_was_held_back_of_a_stream_that_is_cancelled_is_in_its_reply(mode: Mode) -> None:
+    words = [TextDelta(f"word {number} ") for number in range(9)]
+    for options, model in (({"tools": [WEATHER]}, "m"), ({}, "phi-4-reasoning")):
+        start = [TextDelta('{"name": "')] if options else []
+        driver = ScriptedDriver([*start, *words], delay=0.005, model=model)
+
+        async def scenario(driver: ScriptedDriver = driver, options: Any = options) -> Any:
+            if mode.name == "sync":
+                with PhiClient(driver=driver).stream("?", **options) as stream:
+                    threading.Timer(0.03, stream.cancel).start()
+                    list(stream)
+                return stream.reply
+            async with AsyncPhiClient(driver=driver).stream("?", **options) as other:
+                threading.Timer(0.03, other.cancel).start()
+                async for _ in other:
+                    pass
+            return other.reply
+
+        reply = mode.run(scenario)
+        assert reply.finish_reason == "cancelled"
+        assert "word 0" in (reply.text if options else reply.reasoning or "")
 
 
 @every_mode

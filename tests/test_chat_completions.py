@@ -9,7 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
+from pydantic_core import from_json
 
+from slmclient import lengths
 from slmclient.chat import (
     KNOBS,
     ChatRequest,
@@ -335,7 +337,8 @@ def test_usage_in_every_chunk_is_said_once_and_is_the_last_one() -> None:
 @pytest.mark.parametrize("usage", [None, {}])
 def test_usage_that_is_not_told_is_estimated(usage: Any) -> None:
     reply = folded(streamed({**delta(content="abcdefgh"), "usage": usage}, finish()))
-    assert reply.usage == Usage(input_tokens=1, output_tokens=2, estimated=True)
+    around = lengths.PER_MESSAGE + lengths.BEGINNING
+    assert reply.usage == Usage(input_tokens=1 + around, output_tokens=2, estimated=True)
 
 
 def test_an_end_without_finish_reason_is_a_stop() -> None:
@@ -540,3 +543,12 @@ def test_a_frame_of_the_wrong_shape_is_refused(frame: dict[str, Any]) -> None:
 def test_a_whole_answer_without_choices_is_refused(payload: dict[str, Any]) -> None:
     with pytest.raises(ResponseFormatError, match="without choices"):
         whole(payload)
+
+
+@pytest.mark.parametrize("raw", ["", "{}", "[]", '{"city":', '{"city": "Oslo",}', '{"city": "Oslo"}'])
+def test_arguments_that_are_no_json_go_out_as_none(raw: str) -> None:
+    """A real llama-server refuses the whole conversation with a 500 otherwise."""
+    turns = (Message.user("?"), Message(role="assistant", tool_calls=(ToolCall.parse("a", "weather", raw),)))
+    sent = body(ChatRequest(turns), "m", Dialect())["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert isinstance(from_json(sent), dict)
+    assert sent == raw or not from_json(sent)

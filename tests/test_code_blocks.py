@@ -80,3 +80,20 @@ def test_a_line_is_read_once() -> None:
 
 def test_a_block_reads_as_its_code() -> None:
     assert str(CodeBlock("python", "x\n")) == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("py", "python"),
+        ("python3", "Python"),
+        ("python", "py"),
+        ("js", "javascript"),
+        ("shell", "bash"),
+        ("rust", "rust"),
+    ],
+)
+def test_a_language_has_other_names(written: str, asked: str) -> None:
+    (block,) = code_blocks(f"```{written}\nx\n```")
+    assert block.is_of(asked)
+    assert not block.is_of("ruby")

@@ -155,7 +155,9 @@ def test_what_no_service_is_known_to_refuse_goes_as_it_is(
 
 
 def test_a_text_that_surely_does_not_fit_is_not_sent() -> None:
-    driver = driver_of("openai", "phi-4", "http://localhost:8000/v1")  # a context of 16,384
+    here = driver_of("openai", "phi-4", "http://localhost:8000/v1")
+    within_offer(asked("long words " * 20_000), here)  # a server of one's own may have stretched it
+    driver = driver_of("azure", "phi-4", "https://r.openai.azure.com/openai/v1")  # a context of 16,384
     within_offer(asked("long words " * 10_000), driver)  # 20,000 tokens perhaps; but not surely
     within_offer(asked("Hi" + " " * 1_000_000), driver)  # a run of one character may be a few tokens
     with pytest.raises(ContextLengthExceededError, match="16,384 tokens") as caught:
@@ -174,3 +176,8 @@ def test_a_text_that_surely_does_not_fit_is_not_sent() -> None:
 )
 def test_how_much_room_an_answer_is_to_have(options: dict[str, Any], room: int) -> None:
     assert least_room(asked("Hi", **options), 1000) == room
+
+
+def test_what_is_too_long_has_a_length_too() -> None:
+    client = PhiClient("nvidia", "phi-4-mini", api_key="test-key")  # nothing is asked of it
+    assert client.count_tokens("lorem ipsum dolor " * 80_000).tokens > 131_072

@@ -415,3 +415,11 @@ async def test_a_loaded_conversation_has_its_own_system_message(face: Face, tmp_
     with pytest.raises(SLMError, match="system"):
         face.client().load_conversation(tmp_path / "talk.json", system="two")
     assert face.client().load_conversation(tmp_path / "talk.json").messages == (Message.system("one"),)
+
+
+def test_an_option_that_does_not_exist_is_an_error_at_once() -> None:
+    client = PhiClient(driver=ScriptedDriver())
+    with pytest.raises(UnsupportedParameterError, match="temperature"):
+        client.conversation(tempature=0.2)  # type: ignore[call-arg]
+    with pytest.raises(UnsupportedParameterError, match="run_tools"):
+        client.conversation(max_rounds=3)  # type: ignore[call-arg]

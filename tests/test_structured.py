@@ -488,3 +488,76 @@ def test_a_driver_without_formats_gets_the_prompt_and_each_re_ask_too(mode: Mode
     assert [request.response_format for request in driver.requests] == [None, None]
     assert all("JSON schema" in request.messages[0].text for request in driver.requests)
     assert last_turns(driver)[-1][1].count('{"value": "red or blue"}') == 1
+
+
+# --- what a critical reading found
+
+
+@every_mode
+def test_the_form_is_no_answer(mode: Mode) -> None:
+    """A model may copy what it is to fill in."""
+    form_and_answer = f'The form {{"name": "...", "length": 0}}, filled in: {GOOD}'
+    driver = ScriptedDriver(form_and_answer, features=frozenset(Feature) - {Feature.RESPONSE_FORMAT})
+    assert ask(mode, driver).parsed == RHINE
+    driver = ScriptedDriver(MISSING, '{"name": "...", "length": 0}', GOOD)
+    assert ask(mode, driver).reasks == 2, "also when it was shown while asking again"
+
+
+@every_mode
+def test_asking_again_never_leaves_out_the_question(mode: Mode) -> None:
+    def script(request: ChatRequest) -> Any:
+        if len(request.messages) > 1:
+            return ContextLengthExceededError("too long", tokens=300, context=256)
+        return MISSING
+
+    driver = ScriptedDriver(*[script] * 9)
+    error = refused(mode, driver, on_overflow="truncate_oldest")
+    assert [reply.text for reply in error.replies] == [MISSING]
+    assert all(request.messages[0].text == "The Rhine?" for request in driver.requests)
+
+
+@every_mode
+def test_an_error_has_every_try(mode: Mode) -> None:
+    driver = ScriptedDriver(WORDS, WORDS, WORDS)
+    assert len(refused(mode, driver).attempts) == 3
+    with pytest.raises(RateLimitError) as caught:
+        ask(mode, ScriptedDriver(WORDS, RateLimitError("busy")))
+    assert [attempt.error for attempt in caught.value.attempts] == [None, "RateLimitError"]
+
+
+@every_mode
+def test_citations_are_no_answers(mode: Mode) -> None:
+    numbers = ", ".join(f"[{number}]" for number in range(20))
+    assert ask(mode, ScriptedDriver(f"As in {numbers}: {GOOD}")).parsed == RHINE
+
+
+@every_mode
+def test_what_broke_off_is_no_word(mode: Mode) -> None:
+    driver = ScriptedDriver('{"value": "Paris"', "Paris")
+    reply = ask(mode, driver, response_format=str)
+    assert (reply.parsed, reply.reasks) == ("Paris", 1)
+
+
+@every_mode
+def test_a_begun_answer_grows_from_its_beginning(mode: Mode) -> None:
+    driver = ScriptedDriver([TextDelta('Rhine", '), TextDelta('"length": 1230}')])
+    prompt = [Message.user("The Rhine?"), Message.assistant('{"name": "')]
+
+    async def scenario() -> list[Any]:
+        if mode.name == "sync":
+            with PhiClient(driver=driver).stream(prompt, response_format=River) as stream:
+                return list(stream.partial())
+        async with AsyncPhiClient(driver=driver).stream(prompt, response_format=River) as other:
+            return [value async for value in other.partial()]
+
+    assert mode.run(scenario) == [{"name": "Rhine"}, {"name": "Rhine", "length": 1230}]
+
+
+@every_mode
+def test_after_a_wrong_answer_no_tool_is_asked_for(mode: Mode) -> None:
+    """It has answered in words: from then on a grammar may bind it."""
+    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+    driver = ScriptedDriver(WORDS, GOOD, features=frozenset(Feature) - {Feature.TOOL_CHOICE})
+    reply = ask(mode, driver, tools=[tool])
+    assert (reply.parsed, reply.structured) == (RHINE, "json_schema")
+    assert [request.response_format is not None for request in driver.requests] == [False, True]

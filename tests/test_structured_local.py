@@ -116,3 +116,26 @@ def test_a_stream_grows_to_the_value(client: PhiClient) -> None:
 def test_a_schema_that_leads_elsewhere_is_refused_before_the_model_is_asked(client: PhiClient) -> None:
     with pytest.raises(BadRequestError, match="Nothing is fetched"):
         client.chat("?", response_format={"$ref": "https://example.com/river.json"})
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: Annotated[int, Field(ge=1, le=9)]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    loud: bool
+
+
+class Owner(BaseModel):
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize("kind", [Owner, dict[Literal["a", "b"], bool], set[Literal["x", "y"]]])
+def test_types_that_a_grammar_cannot_say_to_the_last_are_bound_as_far_as_it_can(client: PhiClient, kind: Any) -> None:
+    try:
+        reply = client.chat("Answer as asked.", response_format=kind, temperature=0, max_tokens=60, max_reasks=0)
+    except StructuredOutputError as error:
+        reply = error.replies[0]
+    assert reply.structured == "grammar"

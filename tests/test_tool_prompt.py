@@ -166,17 +166,22 @@ HISTORY = (
 LISTED = '[{"name": "get_weather", "arguments": {"city": "Paris"}}, {"name": "get_time", "arguments": {}}]'
 
 
-@pytest.mark.parametrize(("model", "mark"), [(PHI_4_MINI, "<|tool_call|>{}<|/tool_call|>"), (None, "{}")])
-def test_calls_and_their_results_become_plain_turns(model: Any, mark: str) -> None:
+GO_ON = "\nIf that is enough, use it to answer my question in plain words, not in JSON."
+
+
+@pytest.mark.parametrize(
+    ("model", "mark", "more"), [(PHI_4_MINI, "<|tool_call|>{}<|/tool_call|>", ""), (None, "{}", GO_ON)]
+)
+def test_calls_and_their_results_become_plain_turns(model: Any, mark: str, more: str) -> None:
     said, notes = described(asking(*HISTORY), model)
     assert texts(said) == [
         ("user", "Weather and time?"),
         ("assistant", "Let me see.\n" + mark.format(LISTED)),
-        ("user", "get_weather answered: 21 degrees\nget_time answered: noon"),
+        ("user", "The result of get_weather is: 21 degrees\nThe result of get_time is: noon" + more),
         ("assistant", "21 degrees at noon."),
         ("user", "Thanks. And in Rome?"),
         ("assistant", mark.format('[{"name": "get_weather", "arguments": {"city": "Paris"}}]')),
-        ("user", "get_weather answered: 25"),
+        ("user", "The result of get_weather is: 25" + more),
     ]
     assert not any(message.tool_calls or message.tool_call_id for message in said.messages)
     assert notes == [Note("converted", "tools: calls and results of earlier turns were written as text")]

@@ -682,7 +682,8 @@ async def test_the_conversation_goes_on_and_can_be_saved(face: Face, tmp_path: P
     talk.save(tmp_path / "talk.json")
     loaded = client.load_conversation(tmp_path / "talk.json")
     assert loaded.messages == talk.messages
-    assert loaded.reply is None
+    with pytest.raises(SLMError, match="no reply yet"):
+        _ = loaded.reply
     assert talk.reply.text == "Cold."
     await face.done(talk.send("Thanks."))
     assert talk.reply.text == "You are welcome."
@@ -696,7 +697,8 @@ async def test_the_conversation_goes_on_and_can_be_saved(face: Face, tmp_path: P
 async def test_a_conversation_has_no_reply_before_the_first(face: Face) -> None:
     client = face.client("a", RateLimitError("busy"), max_retries=0)
     talk = client.conversation()
-    assert talk.reply is None
+    with pytest.raises(SLMError, match="no reply yet"):
+        _ = talk.reply
     reply = await face.done(talk.send("?"))
     assert talk.reply == reply
     with pytest.raises(RateLimitError):

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slmclient.chat import TokenCount, Usage
+    from slmclient.chat import ChatOptions, TokenCount, Usage
     from slmclient.client import AsyncPhiClient, PhiClient
     from slmclient.code_blocks import CodeBlock
     from slmclient.conversation import AsyncConversation, Conversation
@@ -37,6 +37,7 @@ _HOMES = {
     "AsyncReplyStream": "stream",
     "AzureInferenceClientDriver": "drivers.azure.inference_client",
     "CallEvent": "policy.hearing",
+    "ChatOptions": "chat",
     "CodeBlock": "code_blocks",
     "Conversation": "conversation",
     "Audio": "media",
@@ -64,6 +65,7 @@ __all__ = [
     "Audio",
     "AzureInferenceClientDriver",
     "CallEvent",
+    "ChatOptions",
     "CodeBlock",
     "Conversation",
     "Image",

@@ -22,7 +22,14 @@ FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "tool_calls", "con
 
 
 class ChatOptions(TypedDict, total=False):
-    """What `chat` and `stream` take besides the prompt, all by keyword. None means "not given"."""
+    """What `chat` and `stream` take besides the prompt, all by keyword. None means "not given".
+
+    What is asked: ``model``, ``system``, ``images``, ``audio``. How it is answered: ``temperature``, ``top_p``,
+    ``top_k``, ``max_tokens``, ``stop``, ``seed``, ``presence_penalty``, ``frequency_penalty``, ``repetition_penalty``,
+    ``reasoning``. With what: ``tools``, ``tool_choice``. As what: ``response_format``, ``max_reasks``. Within which
+    limits: ``on_overflow``, ``timeout``, ``deadline``. And ``extra``, more fields for the provider. The page
+    "Quickstart" of the documentation leads to each.
+    """
 
     model: str | None
     """Portable name or the provider's own id; overrides the client's."""
@@ -167,6 +174,8 @@ class ChatRequest:
     """OpenAI-shaped: ``{"type": "json_object"}``, or ``json_schema`` with a name and a schema."""
     reasoning: ReasoningEffort | None = None
     on_overflow: OnOverflow = "error"
+    kept: int = 1
+    """Of the last messages, how many stay however long the prompt is."""
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
     timeout: float = 60.0
     """Longest silence of the server, in seconds."""

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 _FENCE = re.compile(r"[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)([^`]*+)")  # possessive: no line is read twice
+_OTHERWISE = {"py": "python", "python3": "python", "js": "javascript", "sh": "bash", "shell": "bash"}
 _LINE = re.compile(r"[^\n]*+\n|[^\n]++")
 
 
@@ -20,6 +21,14 @@ class CodeBlock:
 
     def __str__(self) -> str:
         return self.code
+
+    def is_of(self, language: str) -> bool:
+        """Return whether that is the block's language; ``py`` is ``python``."""
+        return _known(self.language) == _known(language.lower())
+
+
+def _known(language: str) -> str:
+    return _OTHERWISE.get(language, language)
 
 
 def code_blocks(text: str) -> tuple[CodeBlock, ...]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal, Self, Unpack
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from slmclient.chat import ChatOptions
-from slmclient.errors import BadRequestError
+from slmclient.errors import BadRequestError, SLMError
 from slmclient.messages import Message
-from slmclient.request import read_films, turn
+from slmclient.request import check_names, read_films, turn
 
 if TYPE_CHECKING:
     from slmclient.client import AsyncPhiClient, PhiClient
@@ -38,6 +38,7 @@ class _Turns:
     """What both conversations share: the messages, saving, loading."""
 
     def __init__(self, options: ChatOptions) -> None:
+        check_names(options)
         self._options = options.copy()
         system = self._options.pop("system", None)
         if system is not None and not isinstance(system, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -46,8 +47,14 @@ class _Turns:
         self._reply: Reply | None = None
 
     @property
-    def reply(self) -> Reply | None:
-        """The last reply, or None before the first. It is not saved."""
+    def reply(self) -> Reply:
+        """The last reply. It is not saved.
+
+        Raises:
+            SLMError: There is none yet.
+        """
+        if self._reply is None:
+            raise SLMError("There is no reply yet: send something first.")
         return self._reply
 
     @property

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, NamedTuple, cast
 
@@ -74,7 +75,7 @@ class Output(NamedTuple):
         except TypeError:  # a type that has no hash, such as one annotated with a list
             return _of_type.__wrapped__(response_format)
 
-    def parse(self, text: str) -> tuple[Any, str | None]:
+    def parse(self, text: str, blank: Any = None) -> tuple[Any, str | None]:
         """Return the value that an answer holds, and None; or None and what is wrong with it, in words for the model.
 
         JSON in a fence or in prose is found, too. Of several pieces of JSON the first that fits counts.
@@ -82,14 +83,22 @@ class Output(NamedTuple):
         whole = json_text.whole_value(text)
         found = [whole] if whole is not None else []
         if whole is None:
-            found += (candidate for _, candidate in zip(range(_CANDIDATES), json_text.values(text), strict=False))
+            pieces = json_text.values(text)
+            if self.schema is not None and not self.wrapped:  # an object: what stands in brackets is a citation
+                pieces = (piece for piece in pieces if piece.startswith("{"))
+            found += islice(pieces, _CANDIDATES)
         problems: list[tuple[int, str]] = []
         for candidate in found:
+            if blank is not None and from_json(candidate) == blank:
+                problems.append((len(candidate), "it is the form itself: write the answer in place of ..."))
+                continue
             value, problem = self._judged(candidate)
             if problem is None:
                 return value, None
             problems.append((len(candidate), problem))
-        word = json_text.whole_value(json.dumps(text.strip())) if self.wrapped and not found and text.strip() else None
+        bare = text.strip()
+        is_word = self.wrapped and not found and bare and bare[0] not in "{[`"
+        word = json_text.whole_value(json.dumps(bare)) if is_word else None
         if word is not None:  # without quotes or anything
             value, problem = self._judged(word)
             if problem is None:
@@ -115,10 +124,10 @@ class Partials:
         output: What the answer has to be.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, begun: str = "") -> None:
         self._output = output
-        self._pieces: list[str] = []
-        self._length = 0
+        self._pieces: list[str] = [begun]
+        self._length = len(begun)
         self._due = 1
         self._last: Any = None
 
@@ -318,7 +327,10 @@ def _small(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_titles(part: dict[str, Any]) -> dict[str, Any]:
-    return {name: item for name, item in part.items() if name not in ("title", "default", "discriminator")}
+    kept = {name: item for name, item in part.items() if name not in ("title", "default", "discriminator")}
+    if "discriminator" in part and "oneOf" in kept and "anyOf" not in kept:
+        kept["anyOf"] = kept.pop("oneOf")  # the same, since only one has that value
+    return kept
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:

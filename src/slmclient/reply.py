@@ -24,7 +24,7 @@ from slmclient.chat import (
     Usage,
 )
 from slmclient.code_blocks import CodeBlock, code_blocks
-from slmclient.errors import StructuredOutputError
+from slmclient.errors import BadRequestError, StructuredOutputError
 from slmclient.media import SentImage
 from slmclient.messages import Message, ToolCall
 
@@ -81,10 +81,7 @@ class Reply(BaseModel):
 
     def code(self, language: str | None = None) -> str | None:
         """Return the first fenced code block of that language (of any, if None), or None if there is none."""
-        for block in self.code_blocks:
-            if language is None or block.language == language.lower():
-                return block.code
-        return None
+        return next((block.code for block in self.code_blocks if language is None or block.is_of(language)), None)
 
     @property
     def code_blocks(self) -> tuple[CodeBlock, ...]:
@@ -200,7 +197,8 @@ class ReplyBuilder:
         # first piece, or the index throughout.
         if delta.id:
             for call in self._calls:
-                if call.id == delta.id:
+                other = delta.name and None not in (call.index, delta.index) and call.index != delta.index
+                if call.id == delta.id and not other:
                     return call
         elif delta.index is not None or not delta.name:  # a name with neither id nor index begins another call
             for call in reversed(self._calls):
@@ -277,7 +275,10 @@ def _problem(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     from slmclient import json_schema  # its package is loaded only where something is checked
 
-    return json_schema.problem(schema, call.arguments)
+    try:
+        return json_schema.problem(schema, call.arguments)
+    except BadRequestError:  # of a schema that servers may take; an answer is not lost for it
+        return None
 
 
 def _json_or_none(text: str) -> Any:

@@ -15,7 +15,7 @@ from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedPar
 from slmclient.media import Audio, Image, as_audio, as_image
 from slmclient.messages import Message, Text
 
-Prompt = str | Message | Sequence[Message | Mapping[str, Any]]
+Prompt = str | Message | Sequence[str | Message | Mapping[str, Any]]
 """What `chat` and `stream` take first."""
 
 LONGEST_WAIT = 1_000_000_000
@@ -33,6 +33,22 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "repetition_penalty": (float, 0, math.inf),
 }
 DEFAULT_REASKS, MOST_REASKS = 2, 20
+_FORMAT = "it is response_format= here, with a type or a JSON schema"
+_ELSEWHERE = {
+    "stream": "client.stream(…) gives the answer while it is written",
+    "messages": "the messages are the first argument, without a name",
+    "functions": "it is tools= here",
+    "output_type": _FORMAT,
+    "response_model": _FORMAT,
+    "text_format": _FORMAT,
+    "schema": _FORMAT,
+    "guided_json": _FORMAT,
+    "max_rounds": "it is an option of run_tools",
+    "on_tool_call": "it is an option of run_tools",
+    "reasoning_effort": "it is reasoning= here",
+    "parallel_tool_calls": "hand it in as extra={…} where the provider knows it",
+}
+"""What other libraries' names are here."""
 
 
 def chat_request(
@@ -58,9 +74,7 @@ def chat_request(
         BadRequestError: A value out of range, an unknown role, no user turn, an empty prompt.
         UnsupportedParameterError: An option that does not exist.
     """
-    unknown = sorted(options.keys() - ChatOptions.__annotations__.keys())
-    if unknown:
-        raise UnsupportedParameterError(unknown_name("option", unknown[0], ChatOptions.__annotations__))
+    check_names(options)
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     seconds = checked_seconds("deadline", given.get("deadline", deadline))
     checked_reasks(given.get("max_reasks"))
@@ -83,8 +97,17 @@ def chat_request(
     return _check_json(request)
 
 
+def check_names(options: ChatOptions) -> None:
+    """Raise an UnsupportedParameterError for an option that does not exist."""
+    unknown = sorted(options.keys() - ChatOptions.__annotations__.keys())
+    if unknown:
+        raise UnsupportedParameterError(unknown_name("option", unknown[0], ChatOptions.__annotations__))
+
+
 def unknown_name(kind: str, name: str, known: Mapping[str, Any] | Sequence[str]) -> str:
     """Return the message for a name that is not among ``known``, with the closest one."""
+    if kind == "option" and name in _ELSEWHERE and "temperature" in known:
+        return f"Unknown option {name!r}: {_ELSEWHERE[name]}."
     close = get_close_matches(name, list(known), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
     return f"Unknown {kind} {name!r}.{hint}"

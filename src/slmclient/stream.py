@@ -52,17 +52,15 @@ class _Folding:
 
     def _ends_here(self, event: Event) -> bool:
         """Fold an event; return whether the stream ends without it, because it was cancelled."""
-        if self._request.cancellation.cancelled and not isinstance(event, (Finish, Note)):
-            return True
-        self._builder.add(event)
-        return False
+        self._builder.add(event)  # also of one that was cancelled: it may have been held back until then
+        return self._request.cancellation.cancelled and not isinstance(event, (Finish, Note))
 
     def _partials(self) -> Partials:
         if self._output is None:
             raise BadRequestError("partial() needs to know what is to come: stream(…, response_format=…).")
         from slmclient.output import Partials
 
-        return Partials(self._output)
+        return Partials(self._output, self._request.prefill or "")
 
     def _unfit(self) -> SLMError | None:
         """Parse what ``response_format`` asked for; return the error where an answer that came whole does not fit."""

@@ -60,7 +60,7 @@ async def tools(client: PhiClient, other: AsyncPhiClient) -> None:
     assert_type(reply.code_blocks, tuple[CodeBlock, ...])
     talk = client.run_tools("?", tools=[weather], max_rounds=3, on_tool_call=lambda call: call.name == "weather")
     assert_type(talk, Conversation)
-    assert_type(talk.reply, Reply | None)
+    assert_type(talk.reply, Reply)
     assert_type(await other.run_tools("?", tools=[weather]), AsyncConversation)
     assert_type(client.count_tokens("?", system="?"), TokenCount)
     assert_type(await other.count_tokens("?"), TokenCount)

@@ -105,7 +105,7 @@ class _Call:
         self._truncates = request.on_overflow == "truncate_oldest"
         self._tries = 0
         self._cut = 0  # what stands before it is left out, but for system messages
-        self._cuts = cuts(request.messages) if self._truncates else []
+        self._cuts = cuts(request.messages, request.kept) if self._truncates else []
         estimates = message_estimates(request, model)
         going = (
             0 if message.role == "system" else size for message, size in zip(self._messages, estimates, strict=True)
@@ -208,13 +208,15 @@ class _Call:
 _DETAILS = ("provider", "model", "status_code", "code", "request_id", "retry_after", "body")
 
 
-def cuts(messages: Sequence[Message]) -> list[int]:
+def cuts(messages: Sequence[Message], kept: int = 1) -> list[int]:
     """Return where a conversation may begin instead, from its beginning on: before which messages.
 
     Before a turn of the user's that is not beyond the last one, so that his last question stays; and where no tool
     answers a call that would be gone.
     """
-    users = [place for place, message in enumerate(messages) if message.role == "user"]
+    users = [
+        place for place, message in enumerate(messages) if message.role == "user" and place <= len(messages) - kept
+    ]
     calls: dict[str, int] = {}
     earliest = len(messages)  # the first call that something behind the place at hand answers
     bound = [earliest] * (len(messages) + 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from slmclient.answer.asking import Asking
 from slmclient.chat import ChatRequest, Note, Usage
-from slmclient.errors import ContextLengthExceededError, StructuredOutputError
+from slmclient.errors import ContextLengthExceededError, ContextTruncatedError, SLMError, StructuredOutputError
 from slmclient.json_text import first_value
 from slmclient.messages import Message
 from slmclient.output import Output
@@ -46,14 +46,17 @@ def structured(request: ChatRequest, notes: Sequence[Note], output: Output, most
     while True:
         try:
             reply = yield asked, notes
-        except ContextLengthExceededError:
+        except (ContextLengthExceededError, ContextTruncatedError):
             if not replies:
                 raise
             raise unfit(replies, problems, "There is no room in the model's context to ask again.") from None
+        except SLMError as error:
+            error.attempts = (*(attempt for reply in replies for attempt in reply.attempts), *error.attempts)
+            raise
         replies.append(reply)
         if reply.finish_reason == "cancelled" or reply.tool_calls:
             return _of_all(replies, None)
-        value, problem = read(asked, output, reply)
+        value, problem = read(asked, output, reply, again=len(replies) > 1)
         if problem is None:
             return _of_all(replies, value)
         problems.append(problem)
@@ -62,18 +65,20 @@ def structured(request: ChatRequest, notes: Sequence[Note], output: Output, most
         asked = _asked_again(request, (asked.prefill or "") + reply.text, problem)
 
 
-def read(request: ChatRequest, output: Output, reply: Reply) -> tuple[Any, str | None]:
+def read(request: ChatRequest, output: Output, reply: Reply, *, again: bool = False) -> tuple[Any, str | None]:
     """Return the value that a reply holds, and None; or None and what is wrong with it.
 
     Args:
         request: The call; where it began the answer, the reply goes on with that.
         output: What the answer has to be.
         reply: The model's answer.
+        again: Whether it was asked again, and so was shown the form to fill in.
     """
     text = (request.prefill or "") + reply.text
     if reply.finish_reason == "length" and first_value(text) is None:  # a number may be half of one
         return None, "it was cut off before the JSON was complete"
-    return output.parse(text)
+    blank = schema_prompt.blank(request.response_format or {}) if again or reply.structured == "prompt" else None
+    return output.parse(text, blank)
 
 
 def unfit(replies: Sequence[Reply], problems: Sequence[str], why: str = "") -> StructuredOutputError:
@@ -90,7 +95,7 @@ def unfit(replies: Sequence[Reply], problems: Sequence[str], why: str = "") -> S
         "Make the schema simpler, name its parts in the prompt, or use a larger model; error.replies has the answers.",
     )
     tries = "" if len(replies) == 1 else f" in {len(replies)} tries"
-    return StructuredOutputError(
+    error = StructuredOutputError(
         f"{last.provider} ({last.model}) gave no answer that fits response_format{tries}: {problems[-1]}. {advice}",
         replies=replies,
         problems=problems,
@@ -98,6 +103,8 @@ def unfit(replies: Sequence[Reply], problems: Sequence[str], why: str = "") -> S
         model=last.model,
         request_id=last.request_id,
     )
+    error.attempts = tuple(attempt for reply in replies for attempt in reply.attempts)
+    return error
 
 
 def _asked_again(request: ChatRequest, text: str, problem: str) -> ChatRequest:
@@ -108,7 +115,10 @@ def _asked_again(request: ChatRequest, text: str, problem: str) -> ChatRequest:
     told = (f"This is wrong: {problem}.", schema_prompt.instruction(wanted), schema_prompt.form(wanted))
     # The schema once more: a server may have taken it and told the model nothing.
     turns = (Message.assistant(shown if shown.strip() else "…"), Message.user("\n\n".join(dict.fromkeys(told))))
-    return replace(request, messages=(*before, *turns))
+    question = max((place for place, message in enumerate(before) if message.role == "user"), default=0)
+    choice = "none" if request.tools else request.tool_choice  # it has answered: now it may be bound to the format
+    kept = len(before) - question + len(turns)
+    return replace(request, messages=(*before, *turns), tool_choice=choice, kept=kept)
 
 
 def _of_all(replies: Sequence[Reply], parsed: Any) -> Reply:

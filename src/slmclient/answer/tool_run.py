@@ -125,8 +125,15 @@ class ToolRun:
     def flow(self) -> Flow:
         """Yield the commands of the run."""
         for number in range(self._max_rounds + 1):
-            reply: Reply = yield Ask(tuple(self.messages), {**self.options, "deadline": self._left()})
+            options: ChatOptions = {**self.options, "deadline": self._left()}
+            forced = options.get("tool_choice") not in (None, "auto", "none")
+            if forced:  # the answer is a call, which has no format
+                options["response_format"] = None
+            reply: Reply = yield Ask(tuple(self.messages), options)
             self.reply = reply
+            if forced and not reply.tool_calls and self.options.get("response_format") is not None:
+                self.options["tool_choice"] = None  # whoever answered took no notice of it: once more, with the format
+                continue
             if not reply.tool_calls:
                 self.messages.append(reply.to_message())
                 return

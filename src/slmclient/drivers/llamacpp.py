@@ -44,7 +44,7 @@ CONTEXT = 4096
 _EMBEDDED_SAMPLING = {"temperature": 0.2, "top_p": 0.9}  # as the model card of SmolLM2 recommends
 _BATCH, _GPU_BATCH = 64, 512  # a prefill can be left only between batches; on a processor small ones are as fast
 # llguidance, which binds the answer to a schema, would let small models write empty lines without end.
-_COMPACT = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
+_COMPACT = {"lenient": True, "whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 _JSON_BEGINS = tuple('{["-0123456789tfn')
 _SPELLING = {"repetition_penalty": "repeat_penalty"}
 _PICTURE = "<|slmclient_picture|>"  # where a picture stands in the prompt; taken out again before llama.cpp sees it

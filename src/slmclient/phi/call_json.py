@@ -57,7 +57,9 @@ def calls(text: str, tools: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, 
         arguments = None if _DESCRIPTION in shape else _arguments(shape, written, tools[name])
         return [] if arguments is None else [(name, arguments)]
     # The tools' names as keys: onnxruntime-genai#1334.
-    if shape and all(key in tools and _is_filled(shape[key], tools[key]) for key in shape):
+    if shape and all(
+        key in tools and _is_filled(given, tools[key]) and _is_named(given, tools[key]) for key, given in shape.items()
+    ):
         return [(key, written[key]) for key in shape]
     return []
 
@@ -85,6 +87,12 @@ def _is_filled(value: Any, schema: Mapping[str, Any]) -> bool:
     looks_like_one = isinstance(given.get("properties"), dict) and given.get("type") in _SCHEMA_TYPES
     repeated = bool(given) and given in (schema, properties)
     return not repeated and not (looks_like_one and "properties" not in properties)
+
+
+def _is_named(given: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    """Return whether arguments have the names of a schema: an answer may have a part that is called like a tool."""
+    properties = cast("Mapping[str, Any]", schema.get("properties") or {})
+    return given.keys() <= properties.keys() and given.keys() >= set(schema.get("required") or ())
 
 
 def _unquoted(text: str) -> str:

@@ -57,6 +57,13 @@ def form(response_format: Mapping[str, Any]) -> str:
     return _FORM.format(form=json.dumps(_Example(schema).of(schema, 0), ensure_ascii=False))
 
 
+def blank(response_format: Mapping[str, Any]) -> Any:
+    """Return what `form` shows, where it has gaps that no answer leaves: a model may write it down as it is."""
+    schema = _schema(response_format)
+    shown = _Example(schema).of(schema, 0) if schema else None
+    return shown if '"..."' in json.dumps(shown) else None
+
+
 class _Example:
     """A value of the form that a schema describes, of bounded size: schemas may refer to themselves."""
 

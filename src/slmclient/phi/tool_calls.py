@@ -31,7 +31,7 @@ _SPACE = re.compile(r"\s*")
 _BETWEEN = re.compile(r"[\s,\[\]]*")
 _BETWEEN_FENCED = re.compile(r"[\s,\[\]`]*")
 _LIST_END = re.compile(r"(?:[\s,]*\])+")
-_FIRST_KEY = re.compile(r'\{\s*("(?:[^"\\]++|\\.)*+")', re.DOTALL)
+_FIRST = re.compile(r'\{\s*("(?:[^"\\]++|\\.)*+")(?:\s*:\s*("(?:[^"\\]++|\\.)*+"))?', re.DOTALL)
 
 _CUT_OFF = ("cancelled", "error")
 
@@ -166,7 +166,7 @@ class ToolCallReader:
         """Inside an object, or a string that may hold one."""
         item, block = self._item, self._block
         place = item.read(text, place)
-        if item.broken or (block.bare and not item.is_checked and not self._may_be_call(item)):
+        if item.broken or (block.bare and item.checked < 2 and not self._may_be_call(item)):
             self._say(block.text() + item.text())
             self._state = ToolCallReader._prose
         elif item.closed:
@@ -180,15 +180,19 @@ class ToolCallReader:
         self._state = ToolCallReader._between
 
     def _may_be_call(self, item: _Item) -> bool:
-        """Return whether an object that is not complete may become a call, by its first key."""
-        if not item.has_string:
+        """Return whether an object that is not complete may become a call, by its first key and that one's value."""
+        if item.strings == item.checked:
             return True
-        item.is_checked = True
-        key = _FIRST_KEY.match(item.text())
+        item.checked = item.strings
+        first = _FIRST.match(item.text())
         try:
-            return key is not None and from_json(key[1]) in self._keys
+            key = from_json(first[1]) if first else None
+            value = from_json(first[2]) if first and first[2] else None
         except ValueError:
             return False
+        if item.strings > 1 and key in ("name", "type") and key not in self._tools:
+            return value in self._tools if key == "name" else value == "function"
+        return key in self._keys
 
     def _take(self, text: str) -> None:
         """Take an object that is complete: as calls, or as text."""
@@ -310,7 +314,8 @@ class _Item:
     _INSIDE = re.compile(r'["\\]')
 
     def __init__(self, first: str = "{") -> None:
-        self.closed = self.broken = self.has_string = self.is_checked = False
+        self.closed = self.broken = False
+        self.strings = self.checked = 0
         self._pieces = [first]
         self._in_string = first == '"'
         self._escaped = False
@@ -329,7 +334,8 @@ class _Item:
             place = _SPACE.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
             self._fresh = place == len(text)
             self.broken = not self._fresh and text[place] not in '"}'
-        while place < len(text) and not (self.closed or self.broken):
+        seen = self.strings
+        while place < len(text) and not (self.closed or self.broken or seen < self.strings <= 2):
             place = self._string(text, place) if self._in_string else self._structure(text, place)
         self._pieces.append(text[begin:place])
         return place
@@ -345,7 +351,7 @@ class _Item:
             self._escaped = True
         else:
             self._in_string = False
-            self.has_string = True
+            self.strings += 1
             self.closed = self._depth == 0
         return sign.end()
 

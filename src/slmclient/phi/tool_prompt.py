@@ -22,6 +22,7 @@ from slmclient.errors import (
     InternalServerError,
     SLMError,
 )
+from slmclient.media import Audio, Image
 from slmclient.messages import Message, Text
 
 _OWN_WORDS = "phi-4-mini"
@@ -40,6 +41,8 @@ _GO_ON = "If that is enough, use it to answer my question in plain words, not in
 _OF_TOOLS = re.compile(r"\btools?\b|tool[_-]|function[ _-]?call", re.IGNORECASE)
 _OF_AN_ANSWER = re.compile(r"pars(e|ing) tool", re.IGNORECASE)  # Ollama could not read a call that the model wrote
 _OTHERWISE_WRONG = (ContentFilterError, ContextLengthExceededError)
+_OF_A_TURN = re.compile(r"tool_call_id|tool_calls?'|role '?\"?tool|\btools\[\d+\]|response to a prece", re.IGNORECASE)
+"""What is wrong is a turn, or the declaration of a tool: the same would be wrong with every server."""
 _FAILED = (500, 501)  # llama-server without --jinja says 500
 
 
@@ -114,7 +117,8 @@ def refuses_tools(error: SLMError) -> bool:
     refusal = isinstance(error, BadRequestError) and not isinstance(error, _OTHERWISE_WRONG)
     failure = isinstance(error, InternalServerError) and error.status_code in _FAILED
     said = error.message.replace(error.model, "") if error.model else error.message  # which may be called phi4-tools
-    return (refusal or failure) and bool(_OF_TOOLS.search(said)) and not _OF_AN_ANSWER.search(said)
+    other = _OF_AN_ANSWER.search(said) or _OF_A_TURN.search(said)
+    return (refusal or failure) and bool(_OF_TOOLS.search(said)) and not other
 
 
 # --- which tools
@@ -195,20 +199,22 @@ def _plain(messages: Sequence[Message], *, own: bool) -> tuple[Message, ...]:
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     plain: list[Message] = []
     answers: list[str] = []
+    media: list[Image | Audio] = []
     for message in messages:
         if message.role == "tool":
+            media += (*message.images, *message.audio)
             name = message.name or names.get(message.tool_call_id or "") or "the tool"
             answers.append(_ANSWER.format(name=name, text=message.text))
             continue
-        plain += _answered(answers, own=own)
-        answers = []
+        plain += _answered(answers, media, own=own)
+        answers, media = [], []
         plain.append(_written(message, own=own) if message.tool_calls else message)
-    return (*plain, *_answered(answers, own=own))
+    return (*plain, *_answered(answers, media, own=own))
 
 
-def _answered(answers: Sequence[str], *, own: bool) -> list[Message]:
+def _answered(answers: Sequence[str], media: Sequence[Image | Audio], *, own: bool) -> list[Message]:
     """Return the turn that tells what came out; and, without words of the model's own, what to do with it."""
-    return [Message.user("\n".join(answers if own else [*answers, _GO_ON]))] if answers else []
+    return [Message.user("\n".join(answers if own else [*answers, _GO_ON]), *media)] if answers else []
 
 
 def _written(message: Message, *, own: bool) -> Message:

@@ -35,7 +35,7 @@ class AdaptingDriver(Wrapper):
         super().__init__(inner)
         self.strict = strict
         self.refused: set[tuple[str | None, str]] = set()
-        """What the server was seen to refuse: the model, and ``tools`` or a strategy of `Ways`."""
+        """What the server was seen to refuse: the model, and ``tools``, ``reasoning``, or a way to bind to a schema."""
 
     @property
     def features(self) -> frozenset[Feature]:
@@ -87,13 +87,13 @@ class AdaptingDriver(Wrapper):
 
     def count_tokens(self, request: ChatRequest) -> int | None:
         """Return the inner driver's count of the call as it would be said to it."""
-        call = _Call(self, request)
+        call = _Call(self, request, counted=True)
         call.begin()
         return self.inner.count_tokens(call.said)
 
     async def acount_tokens(self, request: ChatRequest) -> int | None:
         """`count_tokens`, for asyncio."""
-        call = _Call(self, request)
+        call = _Call(self, request, counted=True)
         call.begin()
         return await self.inner.acount_tokens(call.said)
 
@@ -101,21 +101,23 @@ class AdaptingDriver(Wrapper):
 class _Call:
     """One call: how it is said, and how its answer is read."""
 
-    def __init__(self, driver: AdaptingDriver, request: ChatRequest) -> None:
+    def __init__(self, driver: AdaptingDriver, request: ChatRequest, *, counted: bool = False) -> None:
         self._driver = driver
         self._model = request.model or driver.default_model
         self._known = catalogue.find(self._model) if self._model else None
-        self._request, self._notes = self._of_the_model(request)
+        self._request, self._notes = self._of_the_model(request, counted)
         self._ways = Ways(driver, request, self._request, self._model, self._known)
         self._attempts: tuple[Attempt, ...] = ()
         self._begun = False
         self.said = request
 
-    def _of_the_model(self, request: ChatRequest) -> tuple[ChatRequest, list[Note]]:
+    def _of_the_model(self, request: ChatRequest, counted: bool) -> tuple[ChatRequest, list[Note]]:
         inner = self._driver.inner
         prepared, notes = reasoning.prepared(request, self._known, inner.knobs, inner.info.name)
         if self._driver.strict and any(note.kind == "dropped" for note in notes):
             raise self._cannot_be_told()
+        if counted:  # what is too long has a length, too
+            return prepared, notes
         offered, lowered = within_offer(prepared, inner)
         return offered, [*notes, *lowered]
 

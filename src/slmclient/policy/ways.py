@@ -6,9 +6,12 @@ A format: by what the driver has for it (``json_schema``, ``guided``, ``grammar`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
 
 from slmclient import catalogue
 from slmclient.chat import ChatRequest, Note
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
 
 ANSWER_TOOL = "answer"
 _TOOLS, _REASONING, _NATIVE, _TOOL, _PROMPT = "tools", "reasoning", "native", "tool", "prompt"
-_OTHERWISE_WRONG = (ContentFilterError, ContextLengthExceededError, UnsupportedParameterError)
+_REMEMBERED = 1_000
+_OTHERWISE_WRONG = (ContentFilterError, ContextLengthExceededError)
+_OF_A_FORMAT = re.compile(r"response_format|json_schema|structured output", re.IGNORECASE)
 
 
 class Ways:
@@ -51,6 +56,9 @@ class Ways:
         known: catalogue.Model | None,
     ) -> None:
         self._driver, self._inner = driver, driver.inner
+        forced = request.tool_choice not in (None, "auto", "none")
+        if forced and not driver.strict and Feature.TOOL_CHOICE not in driver.inner.features:
+            request = replace(request, response_format=None)  # the answer is a call, and is bound to that
         self._asked, self._request, self._model, self._known = asked, request, model, known
         self._refused_now: list[str] = []
         self._unthinking = request.reasoning is not None and (model, _REASONING) in driver.refused
@@ -58,7 +66,9 @@ class Ways:
         self._native_tools = driver.strict or (
             Feature.TOOLS in self._inner.features and (model, _TOOLS) not in driver.refused
         )
-        self._binds = Feature.RESPONSE_FORMAT in self._inner.features and (model, _NATIVE) not in driver.refused
+        self._binds = Feature.RESPONSE_FORMAT in self._inner.features
+        if self._binds and driver.refused:
+            self._binds = (model, self._kept(_NATIVE)) not in driver.refused
         self._bound = False
         """Whether the answer is bound to the schema of a call."""
         self._formats = self._strategies() if request.response_format is not None else []
@@ -69,7 +79,8 @@ class Ways:
             return [_NATIVE]
         inner, request = self._inner, self._request
         native = self._binds
-        if request.tools and not (self._native_tools and Feature.TOOL_CHOICE in inner.features):
+        calls = request.tools and request.tool_choice != "none"
+        if calls and not (self._native_tools and Feature.TOOL_CHOICE in inner.features):
             native = False  # it would bind the calls, too
         if reasoning.expects(self._asked, self._known):
             native = False  # it would bind the thoughts, too
@@ -81,7 +92,12 @@ class Ways:
             and _calls_tools(self._model, inner)
         )
         found = [name for name, use in ((_NATIVE, native), (_TOOL, can_call)) if use]
-        return [*(name for name in found if (self._model, name) not in self._driver.refused), _PROMPT]
+        return [*(name for name in found if (self._model, self._kept(name)) not in self._driver.refused), _PROMPT]
+
+    def _kept(self, way: str) -> str:
+        """Return by which name a refusal of that way is remembered: one schema may be too much where others are not."""
+        wanted = self._request.response_format if self._request.response_format is not None else self._request.tools
+        return f"{way} {hash(to_json(wanted, inf_nan_mode='constants'))}"
 
     # --- saying
 
@@ -109,10 +125,13 @@ class Ways:
         in_words = forced and not (
             self._native_tools and (self._driver.strict or Feature.TOOL_CHOICE in inner.features)
         )
-        self._bound = in_words and self._binds and request.response_format is None
+        thinks = reasoning.expects(self._asked, self._known)  # a schema would bind the thoughts, too
+        self._bound = in_words and self._binds and not thinks and request.response_format is None
         schema = tool_prompt.forced_schema(request) if self._bound else None
         if not self._native_tools:
             request, notes = tool_prompt.described(request, self._known)
+            if in_words and not self._bound:
+                notes.append(Note("converted", "tool_choice: said in the prompt"))
         elif in_words and not self._bound:  # the tools stay in the place that the model's template has for them
             request, notes = tool_prompt.urged(request)
         if schema is not None:
@@ -149,12 +168,14 @@ class Ways:
                 return True
         if isinstance(error, _OTHERWISE_WRONG):
             return False
+        if isinstance(error, UnsupportedParameterError) and not _OF_A_FORMAT.search(error.message):
+            return False  # of another option
         if self._bound and isinstance(error, BadRequestError):
             self._binds = False
-            self._refused_now.append(_NATIVE)
+            self._refused_now.append(self._kept(_NATIVE))
             return True
         if len(self._formats) > 1 and isinstance(error, BadRequestError):
-            self._refused_now.append(self._formats.pop(0))
+            self._refused_now.append(self._kept(self._formats.pop(0)))
             return True
         return False
 
@@ -164,6 +185,8 @@ class Ways:
         Args:
             known: What the catalogue says of the model that answers.
         """
+        if len(self._driver.refused) > _REMEMBERED:  # schemas that are made anew for each call
+            self._driver.refused.clear()
         self._driver.refused.update((self._model, name) for name in self._refused_now)
         tags = (known.reasoning.open, known.reasoning.close) if known and known.reasoning else reasoning.TAGS
         expected = reasoning.expects(self._asked, known)

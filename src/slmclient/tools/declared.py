@@ -56,6 +56,7 @@ class Tool(Generic[P, R]):
         self.function = function
         """What is run; None for a tool that is only declared."""
         self._signature: Signature | None = None
+        self._is_checked = not self.parameters.get("properties") and self.parameters.get("type") == "object"
         self._written: Mapping[str, Any] | None = None
 
     @staticmethod
@@ -141,6 +142,18 @@ class Tool(Generic[P, R]):
         """Whether it is a method that was not taken from an object, and cannot be run."""
         return self._signature is not None and self._signature.unbound
 
+    def check(self) -> None:
+        """Raise a BadRequestError if the parameters are no JSON schema; those of a function always are one."""
+        if self._signature is not None or self._is_checked:
+            return
+        from slmclient import json_schema
+
+        try:
+            json_schema.check(self.parameters)
+        except BadRequestError as error:
+            raise BadRequestError(f"The parameters of the tool {self.name}: {error.message}") from None
+        self._is_checked = True
+
     def __call__(self, /, *arguments: P.args, **named: P.kwargs) -> R:
         if self.function is None:
             raise ConfigurationError(f"The tool {self.name} has no function: it is only declared.")
@@ -217,7 +230,10 @@ def as_tool(thing: object) -> Tool[..., Any]:
         return Tool.from_openai(cast("Mapping[str, Any]", thing))
     if callable(thing):
         return Tool.of(cast("Callable[..., Any]", thing))
-    raise BadRequestError(f"A tool is a function, a Tool or an OpenAI-shaped dict, not {type(thing).__name__}.")
+    raise BadRequestError(
+        f"A tool is a function, a Tool or an OpenAI-shaped dict, not {type(thing).__name__}. Of an object, hand in its "
+        "methods: tools=[shop.order]."
+    )
 
 
 def as_tools(things: object) -> tuple[Tool[..., Any], ...]:
@@ -235,4 +251,5 @@ def as_tools(things: object) -> tuple[Tool[..., Any], ...]:
         if each.name in names:
             raise BadRequestError(f"Two tools have the name {each.name!r}: a model could not tell them apart.")
         names.add(each.name)
+        each.check()
     return tools

@@ -26,7 +26,7 @@ _OURS = {
 _GUIDANCE = ("json_schema", "regex", "lark_grammar")
 _SEEDS = 2**31  # the engine takes 31 bits, and reads a negative number as "by chance"
 # Between the parts of JSON a small model would write empty lines without end.
-_COMPACT = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
+_COMPACT = {"lenient": True, "whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 
 
 @dataclass(frozen=True, slots=True)
