@@ -155,8 +155,6 @@ def test_a_prompt_over_the_context_is_refused_with_numbers(folder: Path) -> None
 def test_what_it_has_not_is_refused(client: PhiClient) -> None:
     with pytest.raises(UnsupportedFeatureError):
         client.chat(Message.user("What is this?", Image(RED)))
-    with pytest.raises(UnsupportedFeatureError):
-        client.chat("A city?", response_format={"type": "json_object"})
 
 
 def test_rotary_positions_are_handed_over_in_the_words_of_mlx_lm(tmp_path: Path) -> None:

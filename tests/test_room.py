@@ -278,15 +278,18 @@ def test_warming_up_ends_with_the_clients_deadline(clerk: Clerk, mode: str) -> N
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_json_that_somebody_else_began_is_refused_before_anything_is_loaded(clerk: Clerk, mode: str) -> None:
-    """Engines begin what is bound to a schema at its first character: begun twice, it would be no JSON."""
+    """Engines begin what is bound to a schema at its first character: begun twice, it would be no JSON.
+
+    A client that is not strict says the schema in the prompt then.
+    """
     begun = [Message.user("Which city?"), Message.assistant('{"city": "')]
     json = {"type": "json_object"}
 
     async def aasked() -> None:
-        await AsyncPhiClient(driver=ClerkDriver(clerk)).chat(begun, response_format=json)
+        await AsyncPhiClient(driver=ClerkDriver(clerk), strict=True).chat(begun, response_format=json)
 
     def asked() -> None:
-        PhiClient(driver=ClerkDriver(clerk)).chat(begun, response_format=json)
+        PhiClient(driver=ClerkDriver(clerk), strict=True).chat(begun, response_format=json)
 
     with pytest.raises(UnsupportedFeatureError, match="leave out response_format"):
         asked() if mode == "sync" else asyncio.run(aasked())
