@@ -41,7 +41,7 @@ from slmclient.chat import (
     Usage,
 )
 from slmclient.drivers import registry
-from slmclient.drivers.base import Driver, Feature
+from slmclient.drivers.base import Driver, DriverConfig, Feature
 from slmclient.errors import (
     APITimeoutError,
     BadRequestError,
@@ -66,6 +66,8 @@ from slmclient.testing import (
 from slmclient.testing.fault_server import head, whole
 from slmclient.testing.hooks import RED, SILENCE, WEATHER
 from slmclient.testing.mode import MODES, Mode
+from slmclient.testing.redaction import Redaction
+from slmclient.testing.taking import described
 from test_client import FACES, Face, both
 from test_errors import CLASSES
 
@@ -1206,3 +1208,12 @@ def test_a_run_of_pytest_that_needs_none_loads_nothing_for_it() -> None:
         "assert new <= {'hashlib', '_hashlib', '_blake2'}, new"
     )
     subprocess.run([sys.executable, "-c", statement], check=True)
+
+
+def test_how_much_a_model_is_to_think_decides_its_answer() -> None:
+    plain, thinking = (
+        chat_request("?", {"reasoning": effort}, stream=False, model=None, timeout=9, deadline=9)
+        for effort in (None, "high")
+    )
+    redaction = Redaction(DriverConfig("scripted"))
+    assert described(thinking, redaction) == {**described(plain, redaction), "reasoning": "high"}
