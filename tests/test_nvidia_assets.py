@@ -375,9 +375,10 @@ async def test_an_older_address_is_for_its_model_and_for_text_and_pictures(
     with pytest.raises(ConfigurationError, match="for microsoft/phi-3-vision alone, not for phi-4-mini"):
         await face.done(client.chat("Hi", model="phi-4-mini"))
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    strict = face.kind(driver=driver, max_retries=0, strict=True)  # any other says them in the prompt
     for options in ({"tools": [tool]}, {"response_format": {"type": "json_object"}}):
         with pytest.raises(UnsupportedFeatureError):
-            await face.done(client.chat("Hi", **options))
+            await face.done(strict.chat("Hi", **options))
     assert cloud.seen == []
     assert driver.probe(5).models == ("microsoft/phi-3-vision",)
 

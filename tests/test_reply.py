@@ -303,7 +303,8 @@ plain
         ("rust", "fn main() {}\n~~~\nlet x = 1;\n"),
         ("js", "   let y = 2;\n"),
         ("java", None),
-        ("py", None),
+        ("py", 'print("```")\nif True:\n    pass\n'),
+        ("rb", None),
         ("", "plain\n"),
     ],
 )
