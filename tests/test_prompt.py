@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from slmclient.chat import ChatRequest
 from slmclient.drivers.prompt import Prompt, Template, builtin, render, takes_tools
+from slmclient.drivers.prompt.thinking import is_thinking, rendered
 from slmclient.errors import BadRequestError, ConfigurationError, MissingDependencyError, UnsupportedFeatureError
 from slmclient.media import Image
 from slmclient.messages import Message, Text, ToolCall
@@ -424,3 +427,15 @@ def test_a_prompt_is_a_value() -> None:
     prompt = Prompt(("a", "b"))
     assert prompt.text == "ab"
     assert (prompt.notes, prompt.images) == ((), ())
+
+
+def test_an_answer_that_is_bound_to_a_format_has_no_thoughts() -> None:
+    """Its first character is JSON: a template that can be told so opens no thought, and none is looked for."""
+    source = "{{ messages[-1].content }}{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    plain = ChatRequest((Message.user("Hi"),))
+    bound = replace(plain, response_format={"type": "json_object"}, reasoning="high")
+    assert rendered(Template(source), plain, None).text == "Hi<think>"
+    assert is_thinking(rendered(Template(source), plain, None), plain)
+    assert rendered(Template(source), bound, None).text == "Hi"
+    always = rendered(Template("{{ messages[-1].content }}<think>"), bound, None)
+    assert not is_thinking(always, bound)
