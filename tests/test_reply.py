@@ -402,3 +402,13 @@ def test_a_reply_goes_back_in_as_a_message() -> None:
     driver = ScriptedDriver("3")
     PhiClient(driver=driver).chat([Message.user("?"), reply.to_openai()["choices"][0]["message"], Message.user("!")])
     assert driver.requests[0].messages[1] == reply.to_message()
+
+
+def test_two_calls_of_one_id_are_told_apart_by_their_numbers() -> None:
+    reply = folded(
+        ToolCallDelta(0, "a", "weather", '{"city":'),
+        ToolCallDelta(0, "a", None, '"Oslo"}'),
+        ToolCallDelta(1, "a", "weather", '{"city":"Rome"}'),
+        Finish("tool_calls"),
+    )
+    assert [call.arguments for call in reply.tool_calls] == [{"city": "Oslo"}, {"city": "Rome"}]

@@ -433,3 +433,10 @@ async def test_a_request_does_not_change_with_what_was_given(face: Face) -> None
     assert request.messages == (Message.user("?"),)
     assert request.sampling == {"stop": ["END"]}
     assert request.extra == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["stream", "messages", "response_model", "reasoning_effort", "max_rounds"])
+def test_what_other_libraries_call_it_is_explained(name: str) -> None:
+    with pytest.raises(UnsupportedParameterError, match=rf"Unknown option '{name}': ") as caught:
+        made(**{name: 1})
+    assert "Did you mean" not in str(caught.value)

@@ -16,6 +16,7 @@ from slmclient.drivers.base import Feature
 from slmclient.errors import (
     BadRequestError,
     ContextLengthExceededError,
+    ContextTruncatedError,
     InternalServerError,
     RateLimitError,
     SLMError,
@@ -501,6 +502,13 @@ def test_the_form_is_no_answer(mode: Mode) -> None:
     assert ask(mode, driver).parsed == RHINE
     driver = ScriptedDriver(MISSING, '{"name": "...", "length": 0}', GOOD)
     assert ask(mode, driver).reasks == 2, "also when it was shown while asking again"
+
+
+@every_mode
+def test_a_server_that_cuts_what_it_is_asked_again_takes_no_answer_along(mode: Mode) -> None:
+    """An older Ollama."""
+    error = refused(mode, ScriptedDriver(MISSING, ContextTruncatedError("it left out a part")))
+    assert [reply.text for reply in error.replies] == [MISSING]
 
 
 @every_mode

@@ -385,3 +385,32 @@ def test_deep_nesting_is_no_call_and_no_crash() -> None:
     text = '<|tool_call|>{"name": "get_time", "arguments": ' + '{"a": ' * 5000 + "1" + "}" * 5001
     events = events_of([text])
     assert (text_of(events), calls_of(events)) == (text, [])
+
+
+# --- what a critical reading found
+
+
+def test_a_part_of_an_answer_that_is_called_like_a_tool_is_no_call() -> None:
+    """Names as keys are calls only with the arguments that the tool has."""
+    tools = [tool("weather", city={"type": "string"})]
+    tools[0]["function"]["parameters"]["required"] = ["city"]
+    for answer in ('{"weather": {"temp": 4}}', '{"weather": {"city": "Oslo", "temp": 4}}'):
+        events = events_of([answer], tools)
+        assert (text_of(events), calls_of(events)) == (answer, [])
+    assert calls_of(events_of(['{"weather": {"city": "Oslo"}}'], tools)) == [("call_0", "weather", '{"city": "Oslo"}')]
+
+
+@pytest.mark.parametrize("key", ["name", "type"])
+def test_json_that_is_no_call_is_given_out_as_soon_as_that_is_sure(key: str) -> None:
+    answer = f'{{"{key}": "Nile", "steps": [1, 2, 3, 4, 5, 6]}}'
+    reader = ToolCallReader(TOOLS)
+    given = [len(reader.feed(TextDelta(sign))) for sign in answer]
+    assert given.index(1) == answer.index('", '), "with the end of the first value"
+    assert text_of(events_of(list(answer))) == answer
+    assert sum(given) > len(answer) // 2, "and what follows comes sign by sign"
+
+
+def test_what_is_a_call_does_not_depend_on_where_the_first_key_is_cut() -> None:
+    text = '{""weather":\\\nfuncts{"type":"function","function":{"name":"get_time","arguments":{}}}'
+    whole, signs = events_of([text]), events_of(list(text))
+    assert order_of(whole) == order_of(signs)

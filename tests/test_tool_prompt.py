@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -29,6 +30,7 @@ from slmclient.media import Image
 from slmclient.messages import Message, Text, ToolCall
 from slmclient.phi.tool_calls import ToolCallReader
 from slmclient.phi.tool_prompt import described, forced_schema, refuses_tools, urged
+from slmclient.testing.hooks import RED
 
 PHI_4_MINI = catalogue.find("phi-4-mini")
 
@@ -351,3 +353,13 @@ def test_without_a_pattern_the_words_decide() -> None:
 )
 def test_other_errors_do_not(error: SLMError) -> None:
     assert not refuses_tools(error)
+
+
+def test_pictures_that_a_tool_gave_go_with_its_result() -> None:
+    seen = Image(RED)
+    answer = Message.tool("This.", "a").model_copy(update={"content": (Text(text="This."), seen)})
+    call = ToolCall.parse("a", "get_time", "{}")
+    asked = replace(asking(), messages=(Message.user("?"), Message(role="assistant", tool_calls=(call,)), answer))
+    said, _ = described(asked, None)
+    assert said.messages[-1].role == "user"
+    assert said.messages[-1].images == (seen,)

@@ -807,3 +807,26 @@ async def forced(face: Face, weights: Path) -> None:
         assert talk.messages[1].tool_calls[0].arguments["city"] == "Oslo"
         assert talk.messages[2].text == "4 degrees and rain in Oslo"
         assert talk.reply.converted == ("tools: described in the prompt, and their calls read from the text",)
+
+
+@both
+async def test_a_forced_call_is_asked_for_without_the_format(face: Face) -> None:
+    """A format would bind the call, too."""
+    driver = ScriptedDriver(calling(OSLO), '{"x": 4, "on": "2026-01-02"}')
+    run = face.kind(driver=driver).run_tools("Go.", tools=[weather], tool_choice="required", response_format=Point)
+    talk = await face.done(run)
+    assert talk.reply.parsed == Point(x=4, on=date(2026, 1, 2))
+    assert [request.response_format is None for request in driver.requests] == [True, False]
+
+
+@both
+async def test_where_a_forced_call_is_not_made_the_answer_still_gets_its_format_and_no_round_is_lost(
+    face: Face,
+) -> None:
+    driver = ScriptedDriver("It is cold.", calling(OSLO), '{"x": 4, "on": "2026-01-02"}')
+    run = face.kind(driver=driver).run_tools(
+        "Go.", tools=[weather], tool_choice="required", response_format=Point, max_rounds=1
+    )
+    talk = await face.done(run)
+    assert talk.reply.parsed == Point(x=4, on=date(2026, 1, 2))
+    assert len(told(talk)) == 1

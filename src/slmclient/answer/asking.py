@@ -7,6 +7,7 @@ that counts.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import cast
 
 from slmclient.chat import ChatRequest, Note
 from slmclient.errors import SLMError
@@ -28,7 +29,7 @@ def run(asking: Asking, ask: Callable[[ChatRequest, Sequence[Note]], Reply]) -> 
             else:
                 todo = asking.send(reply)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return cast(Reply, end.value)
 
 
 async def arun(asking: Asking, ask: Callable[[ChatRequest, Sequence[Note]], Awaitable[Reply]]) -> Reply:
@@ -43,4 +44,4 @@ async def arun(asking: Asking, ask: Callable[[ChatRequest, Sequence[Note]], Awai
             else:
                 todo = asking.send(reply)
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        return cast(Reply, end.value)

@@ -105,12 +105,21 @@ class _Call:
         self._truncates = request.on_overflow == "truncate_oldest"
         self._tries = 0
         self._cut = 0  # what stands before it is left out, but for system messages
+        self._model = model
+        self._cuts: list[int] = []
+        self._going: list[int] = []
+        """What a cut before each message takes away."""
+        self._all = 0
+
+    def _measure(self) -> None:
+        """Estimate the messages: only where a call did not fit, since most do."""
+        request = self.request
         self._cuts = cuts(request.messages, request.kept) if self._truncates else []
-        estimates = message_estimates(request, model)
+        estimates = message_estimates(request, self._model)
         going = (
             0 if message.role == "system" else size for message, size in zip(self._messages, estimates, strict=True)
         )
-        self._going = [0, *accumulate(going)]  # what a cut before each message takes away
+        self._going = [0, *accumulate(going)]
         self._all = sum(estimates) + lengths.tools_tokens(request.tools) + lengths.BEGINNING
 
     @property
@@ -135,6 +144,8 @@ class _Call:
         Raises:
             SLMError: There is nothing more to be done; the error has all attempts.
         """
+        if not self._going:
+            self._measure()
         self._tries += 1
         self._notes += [Note("attempt", attempt) for attempt in error.attempts]
         known = error if isinstance(error, ContextLengthExceededError) else None

@@ -124,7 +124,8 @@ class ToolRun:
 
     def flow(self) -> Flow:
         """Yield the commands of the run."""
-        for number in range(self._max_rounds + 1):
+        rounds = 0
+        while True:
             options: ChatOptions = {**self.options, "deadline": self._left()}
             forced = options.get("tool_choice") not in (None, "auto", "none")
             if forced:  # the answer is a call, which has no format
@@ -137,8 +138,10 @@ class ToolRun:
             if not reply.tool_calls:
                 self.messages.append(reply.to_message())
                 return
-            if number == self._max_rounds:
-                break
+            if rounds == self._max_rounds:
+                self.unfinished = True
+                return
+            rounds += 1
             calls = [self._with_own_id(call) for call in reply.tool_calls]
             answers: list[Message] = []
             for call in calls:
@@ -147,7 +150,6 @@ class ToolRun:
             self.messages += [reply.to_message().model_copy(update={"tool_calls": tuple(calls)}), *answers]
             if self.options.get("tool_choice") != "none":  # a call that was forced once is not forced for ever
                 self.options["tool_choice"] = None
-        self.unfinished = True
 
     def _left(self) -> float:
         left = self._deadline_at - clock.now()
@@ -249,13 +251,13 @@ def declared(tools: Mapping[str, Tool[..., Any]]) -> Sequence[Mapping[str, Any]]
 
 def rounds_over(max_rounds: int, talk: Conversation | AsyncConversation) -> ToolRoundsError:
     """Return the error of a run whose model calls tools on and on."""
-    called = ", ".join(dict.fromkeys(call.name for call in talk.reply.tool_calls)) if talk.reply else ""
+    called = ", ".join(dict.fromkeys(call.name for call in talk.reply.tool_calls))
     return ToolRoundsError(
         f"After {max_rounds} rounds of tools the model still calls {called[:LONGEST_ERROR]}. The error's conversation "
         'has all turns: send to it with tool_choice="none", or run with a larger max_rounds=.',
         conversation=talk,
-        provider=talk.reply.provider if talk.reply else None,
-        model=talk.reply.model if talk.reply else None,
+        provider=talk.reply.provider,
+        model=talk.reply.model,
     )
 
 
