@@ -830,3 +830,13 @@ async def test_where_a_forced_call_is_not_made_the_answer_still_gets_its_format_
     talk = await face.done(run)
     assert talk.reply.parsed == Point(x=4, on=date(2026, 1, 2))
     assert len(told(talk)) == 1
+
+
+@both
+async def test_a_choice_that_is_not_kept_is_made_once(face: Face) -> None:
+    driver = ScriptedDriver("It is cold.", '{"x": 4, "on": "2026-01-02"}')
+    run = face.kind(driver=driver).run_tools("Go.", tools=[weather], tool_choice="required", response_format=Point)
+    talk = await face.done(run)
+    assert talk.reply.parsed == Point(x=4, on=date(2026, 1, 2))
+    assert [request.tool_choice for request in driver.requests] == ["required", None]
+    assert [message.role for message in talk.messages] == ["user", "assistant"], "the answer that counts"

@@ -24,7 +24,7 @@ from slmclient.chat import (
     Usage,
 )
 from slmclient.code_blocks import CodeBlock, code_blocks
-from slmclient.errors import BadRequestError, StructuredOutputError
+from slmclient.errors import StructuredOutputError
 from slmclient.media import SentImage
 from slmclient.messages import Message, ToolCall
 
@@ -275,10 +275,7 @@ def _problem(call: ToolCall, tools: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     from slmclient import json_schema  # its package is loaded only where something is checked
 
-    try:
-        return json_schema.problem(schema, call.arguments)
-    except BadRequestError:  # of a schema that servers may take; an answer is not lost for it
-        return None
+    return json_schema.problem(schema, call.arguments)
 
 
 def _json_or_none(text: str) -> Any:
