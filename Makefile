@@ -6,7 +6,7 @@ JOBS ?= 2
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help try test lint types docs check clean
+.PHONY: help try test lint types docs bench check clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -29,10 +29,13 @@ types: .venv/.dev ## check types, with mypy and pyright
 docs: .venv/.dev ## build the site into site/; a warning fails it
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+bench: .venv/.made ## measure slmclient beside its peers, about 20 minutes; BENCH=--quick: about 5
+	@$(BIN)/python benchmarks/compare $(BENCH)
+
 check: test lint types docs ## all of these, as CI does
 
-clean: ## remove .venv and all that the tools left
-	rm -rf .venv site dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove .venv and all that the tools left; results of benchmarks stay
+	rm -rf .venv site dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache benchmarks/.environments
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The files below only mark what is installed. Both installs are editable: what runs is the source in this checkout.

@@ -1,289 +1,287 @@
-"""Engines in the process against their own loops: tokens per second, first token at turn 10, memory, lag of the loop.
+"""Engines in the process against their own loops: speed, streaming, first token, loading, warming up, memory, lag.
 
-    python benchmarks/engines.py llamacpp=MODEL.gguf onnx=FOLDER transformers=FOLDER openvino=MODEL.gguf mlx=FOLDER
+    python benchmarks/engines.py                                  the models that the tests use, made where they are not
+    python benchmarks/engines.py llamacpp=MODEL.gguf onnx=FOLDER  these
+    python benchmarks/engines.py --only speed --rounds 5 onnx=FOLDER
 
-Each measurement is a process of its own. For speed it has one loaded model, with which our driver and the engine's own
-loop write answers by turns. Printed: the medians, and the ratio of each round; SLM_ROUNDS says how many there are.
+Each measurement is a process of its own (`engine_measures.py`). Written: a table, and everything as JSON. The engines
+`scripted=busy` and `scripted=idle` have no model: a token costs 10 ms, of computing or of sleep.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import json
 import os
-import resource
+import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from math import sqrt
+from pathlib import Path
 from typing import Any
 
-PROMPT = "Write a very long story about a fox."
-TOKENS = 96
-ANSWERS = 9
-ROUNDS = int(os.environ.get("SLM_ROUNDS", "5"))
-TURNS = 10
-ON = {  # how an engine is told not to stop early
-    "llamacpp": {"ignore_eos": True},
-    "onnx": {"min_length": 10_000},
-    "transformers": {"min_new_tokens": TOKENS},
-    "openvino": {"min_new_tokens": TOKENS},
-    "mlx": {},
+HERE = Path(__file__).parent
+# One thread an engine. Those of OpenMP spin where they wait for each other: beside other work that is what is measured.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+PACKAGES = ("slmclient", "xllamacpp", "onnxruntime-genai", "openvino-genai", "transformers", "torch", "mlx", "mlx-lm")
+PARTS = {  # what --only names: the measurements, and whether they are repeated
+    "speed": (("speed",), True),
+    "first": (("first token",), False),
+    "load": (("load", "bare load"), True),
+    "warm": (("cold call", "warm-up", "async warm-up"), True),
+    "memory": (("memory", "bare memory"), False),
+    "lag": (("lag",), False),
 }
-Run = Callable[[], Iterator[None]]
-OPTIONS: dict[str, dict[str, Any]] = {"openvino": {"precision": "f32"}}
+OF_SCRIPTED = ("speed",)
+MODELS = {  # of the tests, by engine
+    "onnx": "smollm2_onnx_int4",
+    "openvino": "smollm2_openvino",
+    "transformers": "smollm2_folder",
+    "mlx": "smollm2_mlx",
+}
+BUDGETS = (  # what, the ratio's name, the bound, whether it is the least
+    ("tokens/s, sync, of the engine's own loop", "sync / bare", 0.97, True),
+    ("tokens/s, async, of sync", "async / sync", 0.95, True),
+    ("first token at turn 10, of the same unknown", "kept / unknown", 0.15, False),
+    ("models loaded by two clients on one file", "loads", 1, False),
+)
+Found = dict[str, Any]
 
 
-# --- the engines' own loops: each takes a loaded model, or loads one, and returns a function that yields once a token
+def middle(values: list[float]) -> Found:
+    """Return the median, its 95 % interval by the order of the values, and how many there are."""
+    values, count = sorted(values), len(values)
+    reach = 0.98 * sqrt(count)
+    low, high = max(0, int(count / 2 - reach)), min(count - 1, int(count / 2 + reach))
+    return {"median": statistics.median(values), "low": values[low], "high": values[high], "count": count}
 
 
-def bare_llamacpp(path: str, loaded: Any = None) -> Run:
-    import queue
-    import threading
-
-    import xllamacpp
-
-    if loaded is None:
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = path
-        parameters.n_ctx, parameters.n_parallel, parameters.cache_ram_mib = 4096, 1, 0
-        parameters.n_batch = parameters.n_ubatch = 64
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-        parameters.warmup, parameters.ui, parameters.verbosity = False, False, 0
-    server = loaded._server if loaded is not None else xllamacpp.Server(parameters)
-
-    def run() -> Iterator[None]:
-        body = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": TOKENS, "temperature": 0,
-                "stream": True, "ignore_eos": True}  # fmt: skip
-        frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        thread = threading.Thread(target=lambda: (server.handle_chat_completions(body, frames.put), frames.put(None)))
-        thread.start()
-        while (frame := frames.get()) is not None:
-            if frame["choices"] and frame["choices"][0]["delta"].get("content"):
-                yield
-
-    return run
+def ratios(over: list[float], under: list[float]) -> Found:
+    return middle([a / b for a, b in zip(over, under, strict=True)])
 
 
-def bare_onnx(path: str, loaded: Any = None) -> Run:
-    import onnxruntime_genai as og
-
-    config = og.Config(path)
-    config.overlay(json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": 1}}}}))
-    model = loaded._loaded if loaded is not None else og.Model(config)
-    tokenizer = og.Tokenizer(model)
-
-    def run() -> Iterator[None]:
-        text = tokenizer.apply_chat_template(json.dumps([{"role": "user", "content": PROMPT}]))
-        ids = tokenizer.encode(text)
-        params = og.GeneratorParams(model)
-        params.set_search_options(max_length=len(ids) + TOKENS, min_length=len(ids) + TOKENS, do_sample=False)
-        generator = og.Generator(model, params)
-        generator.append_tokens(ids)
-        stream = tokenizer.create_stream()
-        while not generator.is_done():
-            generator.generate_next_token()
-            stream.decode(generator.get_next_tokens()[0])
-            yield
-
-    return run
+def added(over: list[float], under: list[float]) -> Found:
+    return middle([a - b for a, b in zip(over, under, strict=True)])
 
 
-def bare_transformers(path: str, loaded: Any = None) -> Run:
-    import threading
-
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
-
-    tokenizer = AutoTokenizer.from_pretrained(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) if loaded is None else loaded._model
-
-    def run() -> Iterator[None]:
-        inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        streamer: Any = TextIteratorStreamer(tokenizer, skip_prompt=True)
-        options = {**inputs, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "do_sample": False}
-        threading.Thread(target=model.generate, kwargs={**options, "streamer": streamer}).start()
-        for _ in streamer:
-            yield
-
-    return run
+def speed(rounds: list[Found]) -> Found:
+    """Return what the rounds of `speed` say together; a ratio has both of its sides from one turn."""
+    all_: dict[str, list[float]] = {name: [value for each in rounds for value in each[name]] for name in rounds[0]}
+    return {
+        "tokens/s": {name: middle(all_[name]) for name in ("bare", "sync", "async")},
+        "sync / bare": ratios(all_["sync"], all_["bare"]),
+        "async / sync": ratios(all_["async"], all_["sync"]),
+        "bare / bare": ratios(all_["again"], all_["bare"]),
+        "CPU µs per token added, sync": added(all_["sync cpu"], all_["bare cpu"]),
+        "CPU µs per token added, async over sync": added(all_["async cpu"], all_["sync cpu"]),
+        "CPU µs per token, bare against itself": added(all_["again cpu"], all_["bare cpu"]),
+    }
 
 
-def bare_openvino(path: str, loaded: Any = None) -> Run:
-    import queue
-    import threading
-
-    import openvino_genai
-
-    if loaded is not None:
-        pipe = loaded._pipe
-    else:
-        pipe = openvino_genai.LLMPipeline(path, "CPU", INFERENCE_PRECISION_HINT="f32")
-
-    def run() -> Iterator[None]:
-        texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-        def write(text: str) -> Any:
-            texts.put(text)
-            return openvino_genai.StreamingStatus.RUNNING
-
-        config = openvino_genai.GenerationConfig(max_new_tokens=TOKENS, ignore_eos=True)
-        threading.Thread(target=lambda: (pipe.generate(PROMPT, config, write), texts.put(None))).start()
-        while texts.get() is not None:
-            yield
-
-    return run
+def medians(rounds: list[Any]) -> Any:
+    """Return the rounds' median of every number in them."""
+    if isinstance(rounds[0], dict):
+        return {name: medians([each[name] for each in rounds]) for name in rounds[0]}
+    return statistics.median(rounds)
 
 
-def bare_mlx(path: str, loaded: Any = None) -> Run:
-    from mlx_lm import load, stream_generate
-
-    model, tokenizer = (loaded._model, loaded._words) if loaded is not None else load(path)[:2]
-
-    def run() -> Iterator[None]:
-        ids = tokenizer.apply_chat_template([{"role": "user", "content": PROMPT}], add_generation_prompt=True)
-        for _ in stream_generate(model, tokenizer, ids, max_tokens=TOKENS):
-            yield
-
-    return run
+def first_token(found: Found) -> Found:
+    """Return the medians and their ratio."""
+    warm, cold = statistics.median(found["warm s"]), statistics.median(found["cold s"])
+    return {"kept s": warm, "unknown s": cold, "kept / unknown": warm / cold, "prompt tokens": found["prompt tokens"]}
 
 
-def ours(engine: str, path: str) -> tuple[Run, Any]:
-    """Return our loop, and a function that returns the loaded engine behind it."""
-    from slmclient import PhiClient
-    from slmclient.drivers import registry
-    from slmclient.drivers.base import DriverConfig
-
-    driver: Any = registry.new_driver(DriverConfig(engine, path, options=OPTIONS.get(engine, {})))
-    client = PhiClient(driver=driver)
-
-    def run() -> Iterator[None]:
-        with client.stream(PROMPT, temperature=0, max_tokens=TOKENS, extra=ON[engine]) as stream:
-            for _ in stream:
-                yield
-
-    return run, lambda: driver._room.engine
+# --- measuring
 
 
-# --- one measurement each, in a process of its own
+class FailedError(Exception):
+    """A measurement could not be made."""
 
 
-def speed(engine: str, path: str) -> dict[str, float]:
-    """Tokens per second after the first, ours and the engine's own loop by turns on the same loaded model.
+@contextmanager
+def turn(lock: Path | None) -> Iterator[None]:
+    """Hold a file's lock meanwhile, for machines on which somebody else measures, too."""
+    if lock is None:
+        yield
+        return
+    import fcntl
 
-    A model that is loaded twice is not equally fast twice: where its pages lie makes up to a tenth.
-    """
-    mine, loaded = ours(engine, path)
-    runs = {"ours": mine}
-    for _ in mine():
-        pass
-    runs["bare"] = globals()[f"bare_{engine}"](path, loaded())
-    found: dict[str, list[float]] = {"bare": [], "ours": []}
-    for answer in range(ANSWERS + 1):
-        for side in sorted(runs, reverse=bool(answer % 2)):
-            times = [time.perf_counter() for _ in runs[side]()]
-            if answer:  # the first warms up
-                found[side].append((len(times) - 1) / (times[-1] - times[0]))
-    return {side: statistics.median(each) for side, each in found.items()}
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def memory(run: Run) -> dict[str, float]:
-    """The process's peak memory after three answers."""
-    for _ in range(3):
-        for _ in run():
-            pass
-    return {"peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-
-
-def first_token(engine: str, path: str) -> dict[str, float]:
-    """Seconds to the first token at turn 10: with the cache, and after another conversation took its place."""
-    from slmclient import PhiClient
-
-    with PhiClient(engine, path, options=OPTIONS.get(engine)) as client:
-        talk = client.conversation(temperature=0, max_tokens=24)
-        for number in range(TURNS - 1):
-            talk.send(f"Tell me more about foxes, part {number}: what do they eat, where do they live?")
-        turns = [*talk.messages, {"role": "user", "content": "And in winter?"}]
-
-        def measure() -> float:
-            began = time.perf_counter()
-            with client.stream(turns, temperature=0, max_tokens=2) as stream:
-                next(iter(stream))
-            return time.perf_counter() - began
-
-        warm = measure()
-        client.chat("Something else entirely: " + "stone " * 20, temperature=0, max_tokens=2)
-        return {"warm s": warm, "cold s": measure()}
-
-
-def lag(engine: str, path: str) -> dict[str, float]:
-    """How long the event loop was away while a prompt of about 600 tokens was read and an answer written."""
-    from slmclient import AsyncPhiClient
-
-    async def main() -> dict[str, float]:
-        lags: list[float] = []
-
-        async def tick() -> None:
-            while True:
-                began = time.perf_counter()
-                await asyncio.sleep(0.001)
-                lags.append(time.perf_counter() - began - 0.001)
-
-        async with AsyncPhiClient(engine, path, options=OPTIONS.get(engine)) as client:
-            await client.chat("Hi", max_tokens=2)
-            ticking = asyncio.create_task(tick())
-            await client.chat("fox and hen " * 200 + PROMPT, temperature=0, max_tokens=TOKENS, extra=ON[engine])
-            ticking.cancel()
-        lags.sort()
-        return {"lag max ms": lags[-1] * 1000, "lag p99 ms": lags[int(len(lags) * 0.99)] * 1000}
-
-    return asyncio.run(main())
-
-
-def worker(what: str, engine: str, path: str) -> dict[str, float]:
-    if what == "bare memory":
-        return memory(globals()[f"bare_{engine}"](path))
-    if what == "our memory":
-        return memory(ours(engine, path)[0])
-    return {"speed": speed, "first": first_token, "lag": lag}[what](engine, path)
-
-
-def measured(what: str, engine: str, path: str) -> dict[str, float]:
-    run = subprocess.run(
-        [sys.executable, __file__, "--worker", what, engine, path], capture_output=True, text=True, check=False
-    )
+def measured(what: str, engine: str, path: str, lock: Path | None) -> Found:
+    command = [sys.executable, str(HERE / "engine_measures.py"), what, engine, path]
+    with turn(lock):
+        run = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ONE_THREAD})
     if run.returncode:
-        raise SystemExit(f"{what} {engine}: {run.stderr[-2000:]}")
-    found: dict[str, float] = json.loads(run.stdout.strip().splitlines()[-1])
+        raise FailedError(f"{what}: {(run.stderr.strip().splitlines() or ['no word'])[-1]}")
+    found: Found = json.loads(run.stdout.strip().splitlines()[-1])
     return found
 
 
-def report(engine: str, path: str) -> None:
-    print(f"\n{engine}")
-    rounds = [measured("speed", engine, path) for _ in range(ROUNDS)]
-    bare, mine = (statistics.median(found[side] for found in rounds) for side in ("bare", "ours"))
-    ratios = sorted(found["ours"] / found["bare"] for found in rounds)
-    each = " ".join(f"{ratio:.3f}" for ratio in ratios)
-    print(
-        f"  tokens/s     bare {bare:8.1f}   ours {mine:8.1f}   ratio {statistics.median(ratios):.3f}  ({each})",
-        flush=True,
-    )
-    bare, mine = (measured(f"{side} memory", engine, path)["peak MB"] for side in ("bare", "our"))
-    print(f"  peak MB      bare {bare:8.1f}   ours {mine:8.1f}   ratio {mine / bare:.3f}", flush=True)
-    first = measured("first", engine, path)
-    ratio = first["warm s"] / first["cold s"]
-    print(f"  turn {TURNS}      cold {first['cold s']:8.3f} s ours {first['warm s']:8.3f} s ratio {ratio:.3f}")
-    away = measured("lag", engine, path)
-    print(f"  loop lag     max {away['lag max ms']:.0f} ms, p99 {away['lag p99 ms']:.1f} ms")
+def all_of(engine: str, path: str, given: argparse.Namespace) -> Found:
+    """Return everything that was asked for of an engine."""
+    folded = {"speed": speed, "first token": lambda each: first_token(each[0])}
+    found: Found = {}
+    for part, (measures, repeated) in PARTS.items():
+        if part not in given.only or (engine == "scripted" and part not in OF_SCRIPTED):
+            continue
+        raw: dict[str, list[Found]] = {measure: [] for measure in measures}
+        try:
+            for _ in range(given.rounds if repeated else 1):
+                for measure in measures:
+                    print(f"{engine}: {measure}", file=sys.stderr, flush=True)
+                    raw[measure].append(measured(measure, engine, path, given.lock))
+        except FailedError as error:  # costs one row
+            print(f"{engine}: {error}", file=sys.stderr, flush=True)
+            found.setdefault("failed", []).append(str(error))
+            continue
+        found |= {name: folded.get(name, medians)(each) for name, each in raw.items()}
+    return found
+
+
+def default_models() -> dict[str, str]:
+    """Return the models that the tests use, by engine; those that are not here are made, in some minutes."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from engine_models import EngineModels
+    from slmclient.drivers import fetch
+
+    cache = os.environ.get("SLM_CACHE")
+    weights = fetch.weights_path(fetch.SMOLLM2, cache_dir=cache, offline=False)
+    models = EngineModels(fetch.cache_folder(cache) / "test-models", weights, lambda line: print(line, file=sys.stderr))
+    return {"llamacpp": str(weights), **{engine: str(models(name)) for engine, name in MODELS.items()}}
+
+
+def machine() -> Found:
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), "os": platform.system()}
+
+
+def versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+# --- telling
+
+
+def number(found: Found, digits: int = 2) -> str:
+    return f"{found['median']:.{digits}f} ({found['low']:.{digits}f}–{found['high']:.{digits}f})"
+
+
+def rows(head: str, lines: list[str]) -> str:
+    return "\n".join([f"| {head} |", "| --- " * (head.count("|") + 1) + "|", *lines, ""]) if lines else ""
+
+
+def table(engines: dict[str, Found]) -> str:
+    """Return the tables, each of the engines that have what stands in it."""
+
+    def lines(needs: str, cells: Any) -> list[str]:
+        return [f"| `{name}` | {' | '.join(cells(found))} |" for name, found in engines.items() if needs in found]
+
+    def of_speed(found: Found) -> list[str]:
+        all_ = found["speed"]
+        rates = [f"{all_['tokens/s'][side]['median']:.1f}" for side in ("bare", "sync", "async")]
+        kinds = ("sync / bare", "async / sync", "bare / bare")
+        cpu = [number(all_[f"CPU µs per token added, {side}"], 0) for side in ("sync", "async over sync")]
+        return [*rates, *(number(all_[kind]) for kind in kinds), *cpu]
+
+    def of_first(found: Found) -> list[str]:
+        all_ = found["first token"]
+        return [f"{all_[name]:.{digits}f}" for name, digits in (("prompt tokens", 0), ("unknown s", 2), ("kept s", 2),
+                                                                ("kept / unknown", 3))]  # fmt: skip
+
+    def of_load(found: Found) -> list[str]:
+        parts = [found["bare load"], *(found["load"][name] for name in ("first", "second", "not shared"))]
+        return [*(f"{each['s']:.2f} s, {each['MB']:+.0f} MB" for each in parts), f"{parts[2]['loads']:.0f}",
+                f"{parts[1]['others waited s']:.2f} s"]  # fmt: skip
+
+    def of_warm(found: Found) -> list[str]:
+        kinds = ((found["cold call"], "first s"), (found["warm-up"], "warm-up s"), (found["warm-up"], "first s"),
+                 (found["async warm-up"], "first s"), (found["warm-up"], "next s"))  # fmt: skip
+        return [f"{each[name]:.2f} s" for each, name in kinds]
+
+    def of_memory(found: Found) -> list[str]:
+        return [f"{found[name]['peak MB']:,.0f} MB" for name in ("bare memory", "memory")]
+
+    def of_lag(found: Found) -> list[str]:
+        return [f"{found['lag'][name]:.1f} ms" for name in ("max ms", "p99 ms")]
+
+    tables = (
+        ("speed", of_speed, "engine | tokens/s, own loop | sync | async | sync / own loop | async / sync "
+                            "| own loop / itself | CPU added per token, µs | async over sync, µs"),
+        ("first token", of_first, f"engine | prompt at turn {10}, tokens | unknown, s | kept, s | ratio"),
+        ("load", of_load, "engine | own load to the first token | first client, warm | second client on the same file "
+                          "| one that does not share | loads of the first two | other threads waited at most"),
+        ("cold call", of_warm, "engine | first token, cold | `warm_up()` | first token after it | after the async one "
+                               "| of the next call"),
+        ("memory", of_memory, "engine | peak memory, own loop | slmclient"),
+        ("lag", of_lag, "engine | event loop away at most | p99"),
+    )  # fmt: skip
+    return "\n".join(filter(None, (rows(head, lines(needs, cells)) for needs, cells, head in tables)))
+
+
+def budgets(engines: dict[str, Found]) -> list[Found]:
+    """Return what each engine has of each budget."""
+    judged: list[Found] = []
+    for engine, found in engines.items():
+        flat = {**found.get("speed", {}), **found.get("first token", {}), **found.get("load", {}).get("second", {})}
+        for what, name, bound, least in BUDGETS:
+            if name in flat:
+                value = flat[name]["median"] if isinstance(flat[name], dict) else flat[name]
+                met = value >= bound if least else value <= bound
+                judged.append({"engine": engine, "what": what, "bound": bound, "value": value, "met": met})
+    return judged
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("engines", nargs="*", metavar="ENGINE=MODEL", help="default: the tests' models, and scripted")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="processes a measurement")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the JSON")
+    parser.add_argument("--name", default=f"engines-{datetime.now(UTC):%Y-%m-%d}", help="of the file")
+    parser.add_argument("--lock", type=Path, help="a file whose lock each measurement holds")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parsed()
+    pairs = [each.partition("=")[::2] for each in given.engines]
+    scripted = [("scripted", "idle"), ("scripted", "busy")]
+    engines: dict[str, Found] = {}
+    for engine, path in pairs or [*scripted, *default_models().items()]:
+        engines[f"{engine} {path}" if engine == "scripted" else engine] = all_of(engine, path, given)
+    found = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "rounds": given.rounds,
+        "engines": engines,
+        "budgets": budgets(engines),
+    }
+    given.results.mkdir(parents=True, exist_ok=True)
+    path = given.results / f"{given.name}.json"
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(engines))
+    missed = [each for each in found["budgets"] if not each["met"]]
+    for each in missed:
+        print(f"over budget: {each['engine']}, {each['what']}: {each['value']:.3f}, bound {each['bound']}")
+    print(f"written: {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        print(json.dumps(worker(*sys.argv[2:5])))
-    else:
-        for argument in sys.argv[1:]:
-            name, _, where = argument.partition("=")
-            report(name, where)
+    main()

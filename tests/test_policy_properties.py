@@ -43,9 +43,10 @@ from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.hedge import HedgeDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver
-from slmclient.policy.punctual import PunctualDriver, punctual
+from slmclient.policy.punctual import PunctualDriver
 from slmclient.policy.retired import forget_retired
 from slmclient.policy.retry import RetryDriver, RetryPolicy
+from slmclient.policy.stack import punctual
 from slmclient.policy.wrapper import Lent
 from slmclient.reply import Reply, ReplyBuilder
 from slmclient.testing import DriverContract, ScriptedDriver

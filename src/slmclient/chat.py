@@ -235,7 +235,7 @@ class ToolCallDelta:
 class Usage(BaseModel):
     """Tokens read and written: an event, and the reply's ``usage``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     input_tokens: int
     output_tokens: int
@@ -246,7 +246,7 @@ class Usage(BaseModel):
 class TokenCount(BaseModel):
     """How many tokens a prompt has."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     tokens: int
     estimated: bool = False
@@ -265,7 +265,7 @@ class Finish:
 class Attempt(BaseModel):
     """One try of a call."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     provider: str
     model: str | None

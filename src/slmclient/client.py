@@ -7,23 +7,20 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from slmclient.answer.overflow import OverflowDriver
 from slmclient.chat import ChatOptions, ChatRequest, Note, TokenCount
-from slmclient.construction import OF_POLICIES, ClientOptions, legs_of, settled
-from slmclient.conversation import AsyncConversation, Conversation
-from slmclient.drivers.base import Driver, admit
-from slmclient.drivers.secret import ApiKey
-from slmclient.environment import captures_content
 from slmclient.errors import BadRequestError, ConfigurationError, UnsupportedParameterError
-from slmclient.policy.context import token_count
-from slmclient.policy.retry import RetryPolicy
-from slmclient.policy.stack import Policies, stacked
 from slmclient.reply import Reply
 from slmclient.request import Prompt, chat_request, checked_reasks, read_films
 from slmclient.stream import AsyncReplyStream, ReplyStream
 
+# What settings, drivers and policies need is loaded where a client is made: it costs as much as all of this, and
+# programs import names that they do not use in each run.
 if TYPE_CHECKING:
     from slmclient.answer.tool_run import Ask, OnToolCall, ToolRun
+    from slmclient.construction import ClientOptions
+    from slmclient.conversation import AsyncConversation, Conversation
+    from slmclient.drivers.base import Driver
+    from slmclient.drivers.secret import ApiKey
     from slmclient.output import Output
 
 
@@ -51,31 +48,19 @@ class _Client:
             MissingApiKeyError: The provider needs a key; the message names where it was looked for.
             ConfigurationError: Settings that cannot work together, or would send a key where it does not belong.
         """
+        from slmclient import construction
+
         driver = options.pop("driver", None)
-        allow_private_urls = options.pop("allow_private_urls", False)
-        policies: dict[str, Any] = {name: options.get(name) for name in OF_POLICIES}
-        settings, failure = settled(provider, model, api_key, options, driver)
+        policies = construction.policies_of(options)
+        settings, failure = construction.settled(provider, model, api_key, options, driver)
         del api_key, options  # a traceback shows the locals of its frames: from here on none holds a key as text
         if failure is not None:
             raise failure
         assert settings is not None
+        construction.build_models()
         self._strict = settings.strict
         self._timeout, self._deadline = settings.timeout, settings.deadline
-        legs = legs_of(settings, driver)
-        stack = stacked(
-            legs,
-            Policies(
-                retry=policies["retry"] or RetryPolicy(settings.max_retries),
-                hedge_after=policies["hedge_after"],
-                fallback_on=policies["fallback_on"] or (),
-                strict=settings.strict,
-                allow_private_urls=allow_private_urls,
-                on_event=policies["on_event"],
-                capture_content=captures_content(),
-            ),
-        )
-        self._driver = OverflowDriver(stack)
-        self._adapts = len(legs) > 1
+        self._driver, self._adapts = construction.whole_driver(settings, driver, policies)
         self._closed = False
 
     @property
@@ -105,6 +90,9 @@ class _Client:
 
         What ``response_format`` asks for is put in its place among the options.
         """
+        from slmclient.construction import ClientOptions
+        from slmclient.drivers.base import admit
+
         driver = self._open_driver()
         if (wanted := options.get("response_format")) is not None:
             from slmclient.output import Output  # few calls have one
@@ -228,6 +216,8 @@ class PhiClient(_Client):
             return self.chat(command.messages, **command.options)
 
         tool_run.run(run.flow(), ask, on_tool_call)
+        from slmclient.conversation import Conversation
+
         talk = Conversation.after(self, run.messages, run.reply, run.options)
         if run.unfinished:
             raise tool_run.rounds_over(max_rounds, talk)
@@ -246,6 +236,8 @@ class PhiClient(_Client):
             SLMError: As `chat`; a server that has no way to count is none.
         """
         request, _ = self._admitted(prompt, options, stream=False)
+        from slmclient.policy.context import token_count
+
         return token_count(self._driver.count_tokens(request), request, request.model or self.model)
 
     def conversation(self, **options: Unpack[ChatOptions]) -> Conversation:
@@ -254,6 +246,8 @@ class PhiClient(_Client):
         Args:
             options: ``system`` is its first message; the others hold for all of its turns. See `ChatOptions`.
         """
+        from slmclient.conversation import Conversation
+
         return Conversation(self, options)
 
     def load_conversation(self, path: str | PathLike[str], **options: Unpack[ChatOptions]) -> Conversation:
@@ -262,6 +256,8 @@ class PhiClient(_Client):
         Raises:
             BadRequestError: The file is no saved conversation.
         """
+        from slmclient.conversation import Conversation
+
         return Conversation.load(self, path, options)
 
     def warm_up(self) -> None:
@@ -344,6 +340,8 @@ class AsyncPhiClient(_Client):
             return await self.chat(command.messages, **command.options)
 
         await tool_run.arun(run.flow(), ask, on_tool_call)
+        from slmclient.conversation import AsyncConversation
+
         talk = AsyncConversation.after(self, run.messages, run.reply, run.options)
         if run.unfinished:
             raise tool_run.rounds_over(max_rounds, talk)
@@ -353,14 +351,20 @@ class AsyncPhiClient(_Client):
         """Return how many tokens a prompt has; see `PhiClient.count_tokens`."""
         await read_films(options.get("images"))
         request, _ = self._admitted(prompt, options, stream=False)
+        from slmclient.policy.context import token_count
+
         return token_count(await self._driver.acount_tokens(request), request, request.model or self.model)
 
     def conversation(self, **options: Unpack[ChatOptions]) -> AsyncConversation:
         """Return a conversation that remembers its turns; see `PhiClient.conversation`."""
+        from slmclient.conversation import AsyncConversation
+
         return AsyncConversation(self, options)
 
     def load_conversation(self, path: str | PathLike[str], **options: Unpack[ChatOptions]) -> AsyncConversation:
         """Return a conversation that was saved; see `PhiClient.load_conversation`."""
+        from slmclient.conversation import AsyncConversation
+
         return AsyncConversation.load(self, path, options)
 
     async def warm_up(self) -> None:

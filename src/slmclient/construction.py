@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
+from slmclient.answer.overflow import OverflowDriver
+from slmclient.chat import Attempt, TokenCount, Usage
 from slmclient.drivers import registry
 from slmclient.drivers.base import Driver
 from slmclient.drivers.secret import ApiKey, Secret
+from slmclient.environment import captures_content
 from slmclient.errors import ConfigurationError, SLMError, bare
 from slmclient.given import Given
+from slmclient.media import Audio, Image, SentImage
+from slmclient.messages import Message, Text, ToolCall
 from slmclient.policy.observing import OnEvent
 from slmclient.policy.retry import RetryPolicy
-from slmclient.policy.stack import Leg
+from slmclient.policy.stack import Leg, Policies, stacked
+from slmclient.reply import Reply, Timing
 from slmclient.request import checked_seconds, unknown_name
 from slmclient.settings import Settings, of_fallback, resolve
 
@@ -31,6 +38,19 @@ _OF_FALLBACK = (
     "rate_limit",
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, "token"
+
+
+# They are built here and not with their modules, which programs import that ask nothing; and under a lock: pydantic's
+# own building at the first use is not safe between threads before its version 2.14.
+_MODELS = (Text, ToolCall, Image, Audio, SentImage, Message, Usage, TokenCount, Attempt, Timing, Reply)
+_building = threading.Lock()
+
+
+def build_models() -> None:
+    """Have pydantic make what checks our values, once for the process."""
+    with _building:
+        for model in _MODELS:
+            model.model_rebuild()
 
 
 class ClientOptions(TypedDict, total=False):
@@ -152,6 +172,33 @@ def _check_policies(options: ClientOptions) -> None:
     for kind in _several("fallback_on", options.get("fallback_on") or (), "[ContentFilterError]"):
         if not (isinstance(kind, type) and issubclass(kind, SLMError)):
             raise ConfigurationError("fallback_on is a list of error classes, such as [ContentFilterError].")
+
+
+def policies_of(options: ClientOptions) -> dict[str, Any]:
+    """Return what was given of policies, which holds no key; what settings have no use for is taken out."""
+    allowed = options.pop("allow_private_urls", False)
+    return {**{name: options.get(name) for name in OF_POLICIES}, "allow_private_urls": allowed}
+
+
+def whole_driver(settings: Settings, ready: Driver | None, given: Mapping[str, Any]) -> tuple[Driver, bool]:
+    """Return the drivers in all their policies, and whether there are several.
+
+    Args:
+        settings: The client's.
+        ready: The first driver, where it was handed in.
+        given: What `policies_of` returned.
+    """
+    legs = legs_of(settings, ready)
+    policies = Policies(
+        retry=given["retry"] or RetryPolicy(settings.max_retries),
+        hedge_after=given["hedge_after"],
+        fallback_on=given["fallback_on"] or (),
+        strict=settings.strict,
+        allow_private_urls=given["allow_private_urls"],
+        on_event=given["on_event"],
+        capture_content=captures_content(),
+    )
+    return OverflowDriver(stacked(legs, policies)), len(legs) > 1
 
 
 def legs_of(settings: Settings, ready: Driver | None) -> list[Leg]:

@@ -57,7 +57,9 @@ class Environment:
 
     def proxy_for(self, url: str) -> str | None:
         """Return the proxy that the process environment names for a URL, if any (HTTPS_PROXY, NO_PROXY and so on)."""
-        import urllib.request  # 5 ms, and only hosted drivers need it
+        if not any(name.lower().endswith("_proxy") for name in self.process):
+            return None
+        import urllib.request  # 10 ms, and few environments name a proxy
 
         parts = urlsplit(url)
         bypass: Any = vars(urllib.request)["proxy_bypass_environment"]  # typeshed has it for some systems only

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
 
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 _GIVEN_OUT = IPv6Network("2000::/3")  # all of IPv6 that IANA gives out for the open internet
@@ -16,6 +17,12 @@ _OWN_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa")  # RFC 6761, 
 _NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)+")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")  # what ends an IPv4 address, in any spelling (WHATWG URL, section 3.5)
 _REMEMBERED = 64  # hosts: the same few are asked for with every call
+
+
+@lru_cache(_REMEMBERED)
+def host_of(url: str) -> str:
+    """Return the host of a URL in lower case; nothing where it has none."""
+    return urlsplit(url).hostname or ""
 
 
 @lru_cache(_REMEMBERED)

@@ -14,7 +14,7 @@ from slmclient.media import Audio, Image
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_FROZEN = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from slmclient import lengths
@@ -32,7 +32,7 @@ from slmclient.messages import Message, ToolCall
 class Timing(BaseModel):
     """Seconds, from the call to its events."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     first_token: float | None = None
     """Until the first piece of text, reasoning or tool call; None where none came."""
@@ -42,7 +42,7 @@ class Timing(BaseModel):
 class Reply(BaseModel):
     """A model's answer. The same value from `chat` and, after its end, from `stream`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     text: str
     reasoning: str | None = None
@@ -72,7 +72,7 @@ class Reply(BaseModel):
     """How it was held to ``response_format``: by ``json_schema``, ``guided``, ``grammar``, ``tool`` or ``prompt``."""
     reasks: int = 0
     """How often it was asked again, for its answer did not fit ``response_format``."""
-    timing: Timing = Timing()
+    timing: Timing = Field(default_factory=Timing)
     raw: Any = None
     """The provider's whole body; of a stream, the frame that ended it."""
 
@@ -150,6 +150,7 @@ class ReplyBuilder:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: list[_CallPieces] = []
+        self._by_id: dict[str, list[_CallPieces]] = {}
         self._finish: Finish | None = None
         self._usage: Usage | None = None
         self._notes: list[Note] = []
@@ -188,7 +189,9 @@ class ReplyBuilder:
 
     def _add_call(self, delta: ToolCallDelta) -> None:
         call = self._call_of(delta)
-        call.id = call.id or delta.id
+        if delta.id and not call.id:
+            call.id = delta.id
+            self._by_id.setdefault(delta.id, []).append(call)
         call.name = call.name or delta.name
         call.arguments.append(delta.arguments)
 
@@ -196,9 +199,9 @@ class ReplyBuilder:
         # By id, then by index: some servers number every call 0 (ollama/ollama#15457), others omit the id after the
         # first piece, or the index throughout.
         if delta.id:
-            for call in self._calls:
+            for call in self._by_id.get(delta.id, ()):
                 other = delta.name and None not in (call.index, delta.index) and call.index != delta.index
-                if call.id == delta.id and not other:
+                if not other:
                     return call
         elif delta.index is not None or not delta.name:  # a name with neither id nor index begins another call
             for call in reversed(self._calls):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, cast, get_args
 
 from pydantic_core import to_json
@@ -108,6 +107,8 @@ def unknown_name(kind: str, name: str, known: Mapping[str, Any] | Sequence[str])
     """Return the message for a name that is not among ``known``, with the closest one."""
     if kind == "option" and name in _ELSEWHERE and "temperature" in known:
         return f"Unknown option {name!r}: {_ELSEWHERE[name]}."
+    from difflib import get_close_matches  # few programs have a misspelt name
+
     close = get_close_matches(name, list(known), n=1)
     hint = f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(sorted(known))}."
     return f"Unknown {kind} {name!r}.{hint}"

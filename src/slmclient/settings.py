@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
+
+from pydantic_core import from_json
 
 from slmclient import catalogue, destination
 from slmclient.drivers import registry
@@ -358,7 +359,7 @@ def _options(given: Given, ours: Callable[[str], Found | None]) -> Found:
         source = Found(options, KEYWORD if given.options else DEFAULT, "options=")
     else:
         try:
-            source = Found(json.loads(found.value), found.origin, found.name)
+            source = Found(from_json(found.value), found.origin, found.name)
         except ValueError:
             raise ConfigurationError('SLM_OPTIONS is no JSON; write it as {"n_ctx": 2048}.') from None
     if not isinstance(source.value, Mapping):

@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from slmclient.chat import ChatRequest, Event, Finish, Note, TextDelta
-from slmclient.drivers.base import Driver
 from slmclient.errors import BadRequestError, SLMError, StreamInterruptedError
 from slmclient.reply import Reply, ReplyBuilder
 
 if TYPE_CHECKING:
+    from slmclient.drivers.base import Driver
     from slmclient.output import Output, Partials
 
 

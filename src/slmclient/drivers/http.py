@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing, closing, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from pydantic_core import from_json
 
@@ -49,7 +49,7 @@ from slmclient.errors import (
     ResponseFormatError,
     SLMError,
 )
-from slmclient.hosts import is_loopback, matches
+from slmclient.hosts import host_of, is_loopback, matches
 
 if TYPE_CHECKING:
     from slmclient.drivers.pump import SyncPump
@@ -128,7 +128,7 @@ class HttpDriver(Driver):
     @property
     def at_vendor(self) -> bool:
         """Whether it asks the vendor's own service, which the catalogue knows, and not a server of one's own."""
-        return matches(urlsplit(self.base_url).hostname or "", self.info.vendor_hosts)
+        return matches(host_of(self.base_url), self.info.vendor_hosts)
 
     def advice(self, status: int, model: str | None) -> str:
         """Return what to do about an error of that status, where this driver knows better than the status itself."""
@@ -153,7 +153,7 @@ class HttpDriver(Driver):
 
         The provider's own ids pass, and so does whatever ``extra`` says: the catalogue is no gate.
         """
-        host = urlsplit(self.base_url).hostname or ""
+        host = host_of(self.base_url)
         service = None if is_loopback(host) else catalogue.retired_service(host)
         if service is not None:
             raise faults.service_retired(self.name, service, name, host)

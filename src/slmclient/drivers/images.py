@@ -130,7 +130,7 @@ class Task:
 
     def _checked_host(self, url: str) -> str:
         """Return an address's host; raise an error for one that is not fetched, as far as it shows now."""
-        from slmclient.drivers.transport import scheme_and_host
+        from slmclient.drivers.addresses import scheme_and_host
 
         scheme, host = scheme_and_host(url)
         if scheme not in ("http", "https") or not host:

@@ -132,6 +132,8 @@ class LlamaCppEngine(ModelEngine):
         parameters.api_keys = [secrets.token_urlsafe(32)]
         parameters.ui = False
         parameters.warmup = False
+        # It would open the model once more, to see how much of it a graphics processor has room for.
+        parameters.fit_params = any("GPU" in device["type"].name for device in engine.get_device_info())
         parameters.verbosity = 0
         return parameters
 
@@ -196,10 +198,10 @@ class LlamaCppEngine(ModelEngine):
         shown = [*(tag for tag in TAGS if tag in self.files.ids), *tools.shown(self.files.ids, request)]
         if shown:  # other control tokens stay invisible
             body["preserved_tokens"] = shown
-        body.pop("stop", None)  # llama.cpp would look for them in the thoughts, too
+        if body.pop("stop", None):  # llama.cpp would look for them in the thoughts, too
+            body["timings_per_token"] = True  # an answer that is left at one has no last frame, which has the usage
         # With its progress in a prompt llama.cpp sends a frame a batch: so a long prompt can be left, too.
-        told = {"return_progress": True, "timings_per_token": True}
-        return {**body, "stream": True, "stream_options": {"include_usage": True}, **told}
+        return {**body, "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
     def _spelled(self, prompt: Prompt) -> Any:
         """Return the prompt as llama.cpp takes it.

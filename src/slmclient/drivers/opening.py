@@ -18,7 +18,8 @@ from slmclient.errors import ResponseFormatError
 
 if TYPE_CHECKING:
     from slmclient.drivers.images import Guard
-    from slmclient.drivers.transport import AsyncLine, SyncLine
+    from slmclient.drivers.lines import AsyncLine, SyncLine
+    from slmclient.drivers.steps import HttpResponse
 
 NEW_CONNECTION = ("connect_tcp.started", "connect_tcp.complete", "start_tls.complete")
 """What the HTTP library tells of a new connection; before it stands which kind of proxy there is, if any."""
@@ -72,9 +73,10 @@ class Line:
 
     def __init__(self) -> None:
         self._socket: Any = None
-        self._transport: Any = None
+        self._connection: Any = None  # the HTTP library's
         self._pieces: Any = None
         self._head_bytes = 0  # of the answer to the current request, as long as its head is not complete
+        self._held: bytes | None = None  # the head of the current request, until its body goes out with it
         self._leave: Callable[[], object] | None = None
         self.guard: Guard | None = None
         self.origin = ""
@@ -91,12 +93,17 @@ class Line:
         """Whether it carried a call before, and was kept for another."""
         self.used_up = True
         """Whether the answer was read to its end: only then can another call use the connection."""
+        self.goes = False
+        """Whether the server said that it closes the connection."""
 
-    def open_with(self, backend: Callable[[Any, Any], Any]) -> None:
-        """Have connections opened by ours: the library takes a network backend, but its transport passes none on."""
-        with suppress(AttributeError):
-            pool = self._transport._pool
-            pool._network_backend = backend(pool._network_backend, self)
+    def must_open(self) -> bool:
+        """Return whether a new connection is needed: there is none, it was closed, or was idle for too long."""
+        connection = self._connection
+        if connection is None:
+            return True
+        if hasattr(connection, "connections"):  # the library's pool, which sees to that itself
+            return False
+        return bool(connection.is_closed() or connection.has_expired())
 
     def new_stream(self, event: str, info: dict[str, Any]) -> Any:
         """Remember the socket that the HTTP library opens, for `shut`; return its stream, if it was opened just now."""
@@ -111,15 +118,16 @@ class Line:
             self.shut()
         return stream
 
-    @property
-    def goes(self) -> bool:
-        """Whether the server said that it closes the connection."""
-        return self.response is not None and bool(self.response.headers.get("connection", "").lower() == "close")
-
-    def begin(self) -> None:
+    def begin(self, *, has_body: bool = False) -> None:
         """A request goes out now."""
-        self.used_up = False
+        self.used_up = self.goes = False
         self._head_bytes = 0
+        self._held = b"" if has_body else None
+
+    def got_head(self, head: HttpResponse) -> bool:
+        """Take note of an answer's head; return whether its body is compressed, though nobody asked for that."""
+        self.goes = head.headers.get("connection", "").lower() == "close"
+        return head.headers.get("content-encoding", "identity").lower() != "identity"
 
     def went_stale(self) -> bool:
         """Return whether a failed sending is worth a new connection: this one was idle, and its server closed it."""
@@ -144,10 +152,28 @@ class Line:
         self._head_bytes += len(piece)
         return piece
 
+    def outgoing(self, buffer: bytes) -> Iterable[bytes | memoryview]:
+        """Yield what is to be written now, in pieces each of which goes out at once where the other side reads at all.
+
+        A short body goes out together with its head: in one packet, and one call of the system.
+        """
+        held, self._held = self._held, None
+        if held == b"" and len(buffer) <= _PIECE:
+            self._held = buffer
+        elif len(buffer) <= _PIECE:
+            yield held + buffer if held else buffer
+        else:
+            if held:
+                yield held
+            view = memoryview(buffer)
+            for start in range(0, len(view), _PIECE):
+                yield view[start : start + _PIECE]
+
     def has_rest(self) -> bool:
         """Return whether more came than the answer: it would be taken for the answer to the next request."""
         with suppress(AttributeError, IndexError):
-            connection = self._transport._pool.connections[0]
+            connection = self._connection
+            connection = connection.connections[0] if hasattr(connection, "connections") else connection
             while not hasattr(connection, "_h11_state"):
                 connection = connection._connection
             return bool(connection._h11_state.trailing_data[0])
@@ -204,7 +230,8 @@ class Connecting:
         found = _addresses(host, port)
         for place, address in enumerate(found, 1):
             try:
-                return self._inner.connect_tcp(address, port, timeout=_share(until, len(found) - place), **options)
+                share = _share(until, len(found) - place)
+                return self._inner.connect_tcp(address.encode("ascii"), port, timeout=share, **options)
             except Exception:
                 if place == len(found):
                     raise
@@ -245,7 +272,7 @@ def attend(stream: Any, line: SyncLine) -> None:
         return line.heard(read(line.hearing(max_bytes), line.patience(timeout)))
 
     def patient_write(buffer: bytes, timeout: float | None = None) -> None:
-        for piece in _pieces(buffer):
+        for piece in line.outgoing(buffer):
             write(piece, line.patience(timeout))
 
     def patient_start(ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
@@ -263,7 +290,7 @@ def aattend(stream: Any, line: AsyncLine) -> None:
         return line.heard(await read(line.hearing(max_bytes), line.patience(timeout)))
 
     async def patient_write(buffer: bytes, timeout: float | None = None) -> None:
-        for piece in _pieces(buffer):
+        for piece in line.outgoing(buffer):
             await write(piece, line.patience(timeout))
 
     async def patient_start(ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
@@ -273,19 +300,13 @@ def aattend(stream: Any, line: AsyncLine) -> None:
         stream.read, stream.write, stream.start_tls = patient_read, patient_write, patient_start
 
 
-def _pieces(buffer: bytes) -> Iterable[bytes]:
-    """Return what is sent, in pieces each of which goes out at once where the other side reads at all."""
-    if len(buffer) <= _PIECE:
-        return (buffer,)
-    return (buffer[start : start + _PIECE] for start in range(0, len(buffer), _PIECE))
-
-
 def _addresses(host: str, port: int) -> list[str]:
     """Return a name's addresses, as the system ranks them; an IPv6 address with the network it is of, where it has one.
 
     The only look-up of names but the guard's: it knows no timeout, so it is done apart.
     """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    # As bytes, here and where it is connected to: for text, Python loads tables of all of Unicode.
+    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
     written = [f"{address[0]}%{address[3]}" if len(address) > 3 and address[3] else address[0] for *_, address in found]
     return list(dict.fromkeys(str(each) for each in written))
 

@@ -17,9 +17,10 @@ from typing import Any, cast
 from slmclient import clock
 from slmclient.chat import ChatRequest, Event, Finish
 from slmclient.drivers.apart import apart
+from slmclient.drivers.lines import AsyncLine, SyncLine
 from slmclient.drivers.opening import Line, awithin, within
 from slmclient.drivers.steps import DRAIN, HttpRequest, Read, Steps, Wait, Work
-from slmclient.drivers.transport import AsyncLine, Route, SyncLine, deadline_passed
+from slmclient.drivers.transport import Route, deadline_passed
 from slmclient.errors import ResponseFormatError, SLMError, bare
 
 _log = logging.getLogger("slmclient.pump")
@@ -47,9 +48,9 @@ class _Pump:
     def idle_line(self, origin: str) -> Any:
         """Return an idle connection to that scheme, host and port, or None."""
         with self._lock:
-            for idle in reversed(self._idle):
-                if idle.origin == origin:
-                    self._idle.remove(idle)
+            for place in range(len(self._idle) - 1, -1, -1):  # the latest first: the others may be too old soon
+                if self._idle[place].origin == origin:
+                    idle = self._idle.pop(place)
                     if not idle.cancelled:  # a cancel() that came as its call ended
                         return idle
         return None
@@ -194,7 +195,7 @@ class SyncPump(_Pump):
                 if isinstance(step, Read):
                     result = line.read()
                 else:
-                    result = line.send(self._route.outgoing(step, request, line.note))
+                    result = line.send(self._route.outgoing(step, request))
             except Exception as error:
                 failure = self._route.failure(error, line, request)
         return self.next_step(steps, result, failure, request)
@@ -298,7 +299,7 @@ class AsyncPump(_Pump):
                 if isinstance(step, Read):
                     result = await line.read()
                 else:
-                    result = await line.send(await self._route.aoutgoing(step, request, line.note))
+                    result = await line.send(await self._route.aoutgoing(step, request))
             except Exception as error:
                 failure = self._route.failure(error, line, request)
         try:

@@ -41,16 +41,16 @@ class SdkRoute:
         """Return a new call, for asyncio."""
         return AsyncSdkLine(self._driver, self._connections)
 
-    def outgoing(self, asked: HttpRequest, request: ChatRequest, trace: object) -> Outgoing:
+    def outgoing(self, asked: HttpRequest, request: ChatRequest) -> Outgoing:
         """Return the request with its timeouts; the SDK adds its keys."""
         silence = max(_SHORTEST, min(asked.timeout, request.remaining(), _LONGEST_WAIT))
         headers = {"accept-encoding": "identity", **{name.lower(): value for name, value in asked.headers.items()}}
         asked = HttpRequest(asked.method, asked.url, headers, asked.content, asked.timeout)
         return Outgoing(asked, min(CONNECT_TIMEOUT, silence), silence)
 
-    async def aoutgoing(self, asked: HttpRequest, request: ChatRequest, trace: object) -> Outgoing:
+    async def aoutgoing(self, asked: HttpRequest, request: ChatRequest) -> Outgoing:
         """`outgoing`, for asyncio."""
-        return self.outgoing(asked, request, trace)
+        return self.outgoing(asked, request)
 
     def failure(self, error: Exception, line: SdkLine, request: ChatRequest) -> SLMError:
         """Return the error that callers see for one of the SDK's, whose own text may quote headers: it is not shown."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 from collections import deque
@@ -151,6 +150,8 @@ class Secret:
 
     def redact(self, value: Any) -> Any:
         """Return a parsed JSON value with the key cut out of every string in it."""
+        import json  # most calls end without an error
+
         # A token provider is not asked again only to clean a message: its latest tokens are remembered.
         given = tuple(self._given_out) if self.renewable else (self._open(),)
         # Of "Bearer KEY", given as a header, a server may echo the key alone.

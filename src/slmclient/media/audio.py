@@ -34,7 +34,7 @@ class Audio(BaseModel):
             needed: before anything is sent.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     type: Literal["audio"] = "audio"
 

@@ -52,7 +52,7 @@ class Image(BaseModel):
             sent.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     type: Literal["image"] = "image"
     detail: ImageDetail | None = None

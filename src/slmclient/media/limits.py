@@ -46,7 +46,7 @@ HELD = ImageLimits(urls=False)
 class SentImage(BaseModel):
     """A picture that was not sent as it was: what it was, what was sent, and why."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     number: int
     """Which picture of the call, counted from 1."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
+from typing import TYPE_CHECKING
 
 from slmclient.chat import ChatRequest, Event, Note
-from slmclient.drivers import images
 from slmclient.drivers.base import Driver
 from slmclient.drivers.pumps import Pumps
 from slmclient.drivers.steps import Steps
 from slmclient.policy.beginning import anoted, noted
 from slmclient.policy.context import check_context
 from slmclient.policy.wrapper import Wrapper
+
+if TYPE_CHECKING:
+    from slmclient.drivers.transport import Route
 
 _Fitted = tuple[ChatRequest, list[Note]]
 
@@ -28,7 +31,7 @@ class FittingDriver(Wrapper):
     def __init__(self, inner: Driver, *, allow_private_urls: bool = False) -> None:
         super().__init__(inner)
         self._allow_private = allow_private_urls
-        self._pumps = Pumps(inner.name, lambda: images.route(inner.config, allow_private_urls), keep=False)
+        self._pumps = Pumps(inner.name, self._route, keep=False)
 
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the inner driver's events."""
@@ -80,7 +83,14 @@ class FittingDriver(Wrapper):
             pass
         return await self.inner.acount_tokens(fitted[0][0]) if fitted else None
 
+    def _route(self) -> Route:
+        from slmclient.drivers import images
+
+        return images.route(self.inner.config, self._allow_private)
+
     def _steps(self, request: ChatRequest, fitted: list[_Fitted]) -> Steps:
+        from slmclient.drivers import images  # most calls have none
+
         task = images.Task(request, self.inner.image_limits(request), self.inner.name, self._allow_private)
         fitting, notes = yield from task.fitting()
         check_context(fitting, self.inner.name, request.model or self.inner.default_model)

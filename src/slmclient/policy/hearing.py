@@ -132,6 +132,11 @@ _LOGGERS = {
 }
 
 
+def is_heard(kind: CallEventKind) -> bool:
+    """Return whether anybody would hear of that, here and now: most calls are watched by nobody."""
+    return _ear.get() is not None or _LOGGERS[kind].isEnabledFor(logging.DEBUG)
+
+
 def calls_are_logged() -> bool:
     """Return whether the beginning and the end of calls are logged."""
     return _LOGGERS["started"].isEnabledFor(logging.DEBUG)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _GRACE = 0.05  # seconds
 _LONGEST_WAIT = 2_000_000.0  # seconds; a queue waits no endless time
+_A_MOMENT = 0.01  # seconds: more than a connection takes to be closed
 _LEAVING = 2.0
 """Seconds that the slower one gets to end, once the answer is over; it was cancelled long before."""
 
@@ -112,6 +113,7 @@ class HedgeDriver(Wrapper):
             assert done is not None
             first, events = race.decided(done)
             async with aclosing(events):
+                await race.let_go()
                 for event in first:
                     yield event
                 try:
@@ -187,6 +189,13 @@ class _Race:
         for runner in losers:
             runner.cancel()
         return losers
+
+    async def let_go(self) -> None:
+        """Give the one that did not win a moment to end: a loop that is closed now would complain of its task."""
+        import asyncio
+
+        if tasks := [runner.task for runner in self._runners if runner is not self._winner and runner.task is not None]:
+            await asyncio.wait(tasks, timeout=_A_MOMENT)
 
     async def aleave(self) -> None:
         """Wait a moment until the tasks of those who did not win have ended, and close what they left."""

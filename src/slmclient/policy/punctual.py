@@ -28,18 +28,6 @@ _CLOSING = 2.0  # seconds
 _OVER = object()
 
 
-def punctual(driver: Driver) -> Driver:
-    """Return the driver if its generator is one of ours, which keeps deadlines; else the driver in a `PunctualDriver`.
-
-    Args:
-        driver: The driver, bare or in policies.
-    """
-    kind = type(innermost(driver))
-    written = (kind.events, kind.aevents, kind.warm_up, kind.awarm_up)
-    ours = all(method.__module__.startswith(f"{__name__.partition('.')[0]}.") for method in written)
-    return driver if ours else PunctualDriver(driver)
-
-
 class PunctualDriver(Wrapper):
     """Gives control back at a call's deadline, and when it is cancelled, whatever the inner driver does."""
 
@@ -269,6 +257,3 @@ def _worked(
         deliver(_OVER)
 
     return work
-
-
-__all__ = ["PunctualDriver", "punctual"]

@@ -6,9 +6,7 @@ import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, closing
 from dataclasses import dataclass
-from typing import Any, cast
-
-import tenacity
+from typing import TYPE_CHECKING, Any, cast
 
 from slmclient import clock
 from slmclient.chat import Attempt, ChatRequest, Event, Finish, Note
@@ -17,13 +15,15 @@ from slmclient.errors import ConfigurationError, SLMError
 from slmclient.policy.account import account
 from slmclient.policy.beginning import abegun, begun, with_notes
 from slmclient.policy.budget import budget_of
-from slmclient.policy.hearing import CallEvent, CallEventKind, tell
+from slmclient.policy.hearing import CallEvent, CallEventKind, is_heard, tell
 from slmclient.policy.limiting import OWN
 from slmclient.policy.wrapper import Wrapper
 
+if TYPE_CHECKING:
+    import tenacity  # loaded when a call has failed
+
 _Begun = tuple[list[Event], Generator[Event, None, None]]
 _AsyncBegun = tuple[list[Event], AsyncGenerator[Event, None]]
-_BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=8)  # full jitter: anything from 0 to the doubling limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,12 @@ class RetryDriver(Wrapper):
     def events(self, request: ChatRequest) -> Generator[Event, None, None]:
         """Yield the events of the first try that answers; notes of all tries come behind Start."""
         tries = self._tries(request)
-        retrying = tenacity.Retrying(sleep=request.cancellation.sleep, **self._rules(request, tries))
+        answer: _Begun | None = None
         try:
-            first, rest = retrying(self._first, request, tries)
-        finally:
-            self._settle(tries)
+            answer = self._try(request, tries)
+        except SLMError as error:
+            tries.first_failure = error
+        first, rest = answer or self._try_again(request, tries)
         with closing(rest):
             yield from with_notes(first, tries.notes())
             try:
@@ -83,7 +84,8 @@ class RetryDriver(Wrapper):
                 tries.broke(error)
                 raise
 
-    def _first(self, request: ChatRequest, tries: _Tries) -> _Begun:
+    def _try(self, request: ChatRequest, tries: _Tries) -> _Begun:
+        tries.replay()
         if tries.given_up(request):
             return [Finish("cancelled")], _nothing()
         tries.begin()
@@ -94,14 +96,25 @@ class RetryDriver(Wrapper):
             tries.failed(error)
             raise
 
+    def _try_again(self, request: ChatRequest, tries: _Tries) -> _Begun:
+        import tenacity  # most calls do not fail
+
+        retrying = tenacity.Retrying(sleep=request.cancellation.sleep, **self._rules(request, tries))
+        try:
+            return retrying(self._try, request, tries)
+        finally:
+            self._settle(tries)
+            retrying.iter_state.reset()  # what it is to do next leads back to it, and to the request and its pictures
+
     async def aevents(self, request: ChatRequest) -> AsyncGenerator[Event, None]:
         """`events`, for asyncio."""
         tries = self._tries(request)
-        retrying = tenacity.AsyncRetrying(sleep=request.cancellation.async_sleep, **self._rules(request, tries))
+        answer: _AsyncBegun | None = None
         try:
-            first, rest = cast(_AsyncBegun, await retrying(self._afirst, request, tries))
-        finally:
-            self._settle(tries)
+            answer = await self._atry(request, tries)
+        except SLMError as error:
+            tries.first_failure = error
+        first, rest = answer or await self._atry_again(request, tries)
         async with aclosing(rest):
             for event in with_notes(first, tries.notes()):
                 yield event
@@ -112,7 +125,8 @@ class RetryDriver(Wrapper):
                 tries.broke(error)
                 raise
 
-    async def _afirst(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
+    async def _atry(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
+        tries.replay()
         if tries.given_up(request):
             return [Finish("cancelled")], _anothing()
         tries.begin()
@@ -122,6 +136,16 @@ class RetryDriver(Wrapper):
         except SLMError as error:
             tries.failed(error)
             raise
+
+    async def _atry_again(self, request: ChatRequest, tries: _Tries) -> _AsyncBegun:
+        import tenacity
+
+        retrying = tenacity.AsyncRetrying(sleep=request.cancellation.async_sleep, **self._rules(request, tries))
+        try:
+            return cast(_AsyncBegun, await retrying(self._atry, request, tries))
+        finally:
+            self._settle(tries)
+            retrying.iter_state.reset()
 
     def _tries(self, request: ChatRequest) -> _Tries:
         self._budget.called(self.policy.reserve, self.policy.share)
@@ -134,6 +158,8 @@ class RetryDriver(Wrapper):
             self._budget.give_back()
 
     def _rules(self, request: ChatRequest, tries: _Tries) -> dict[str, Any]:
+        import tenacity
+
         def worth_it(state: tenacity.RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             if not isinstance(error, SLMError):
@@ -154,7 +180,7 @@ class RetryDriver(Wrapper):
             return False
         if error.code == OWN:  # its wait was too long already
             return False
-        tries.wait = _BACKOFF(state) if error.retry_after is None else error.retry_after
+        tries.wait = _backoff(state) if error.retry_after is None else error.retry_after
         if tries.wait > self.policy.max_retry_wait or tries.wait >= request.remaining():
             return False
         if self._budget.spend():
@@ -164,6 +190,13 @@ class RetryDriver(Wrapper):
             f"Not tried again: the retry budget of {self.inner.name} is used up, for most calls fail (RetryPolicy)."
         )
         return False
+
+
+def _backoff(state: tenacity.RetryCallState) -> float:
+    """Return a random wait: full jitter, anything from 0 to the doubling limit."""
+    import tenacity
+
+    return tenacity.wait_random_exponential(multiplier=0.5, max=8)(state)
 
 
 def _nothing() -> Generator[Event, None, None]:
@@ -191,6 +224,14 @@ class _Tries:
         """Seconds to wait, or waited, before the next try."""
         self.paid = False
         """Whether the budget was charged with a retry that is still to come."""
+        self.first_failure: SLMError | None = None
+        """What the first try ended with, until it is replayed to whoever decides on another."""
+
+    def replay(self) -> None:
+        """Raise what the first try ended with, once."""
+        failure, self.first_failure = self.first_failure, None
+        if failure is not None:
+            raise failure
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -218,7 +259,8 @@ class _Tries:
         """Note a try that answers; return its events without those that were for the note alone."""
         queued = sum(cast(float, event.detail) for event in first if isinstance(event, Note) and event.kind == "queued")
         self._add(None, queued)
-        self.tell(None)
+        if is_heard("attempt_answered"):
+            self.tell(None)
         return [event for event in first if not (isinstance(event, Note) and event.kind == "queued")]
 
     def _add(self, error: SLMError | None, queued: float) -> None:

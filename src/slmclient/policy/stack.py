@@ -16,9 +16,8 @@ from slmclient.policy.adapting import AdaptingDriver
 from slmclient.policy.fitting import FittingDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver, OnEvent
-from slmclient.policy.punctual import punctual
 from slmclient.policy.retry import RetryDriver, RetryPolicy
-from slmclient.policy.wrapper import Lent
+from slmclient.policy.wrapper import Lent, innermost
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,17 @@ def _chain(leg: Leg, policies: Policies, patience: float) -> Driver:
     )
     fitting = FittingDriver(limiting, allow_private_urls=policies.allow_private_urls)
     return AdaptingDriver(RetryDriver(fitting, policies.retry), strict=policies.strict)
+
+
+def punctual(driver: Driver) -> Driver:
+    """Return the driver if its generator is one of ours, which keeps deadlines; else one that makes it keep them."""
+    kind = type(innermost(driver))
+    written = (kind.events, kind.aevents, kind.warm_up, kind.awarm_up)
+    if all(method.__module__.startswith(f"{__name__.partition('.')[0]}.") for method in written):
+        return driver
+    from slmclient.policy.punctual import PunctualDriver
+
+    return PunctualDriver(driver)
 
 
 def _hedged(driver: Driver, second: Driver, policies: Policies) -> Driver:

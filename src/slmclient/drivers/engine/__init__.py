@@ -10,18 +10,16 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 from contextlib import aclosing, closing
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from slmclient import clock
 from slmclient.chat import ChatRequest, Event, Usage
 from slmclient.drivers.apart import apart
 from slmclient.drivers.base import Driver, DriverConfig, checked_options
+from slmclient.drivers.engine.inbox import AsyncInbox
 from slmclient.drivers.engine.room import MOST_WAITING, Engine, Job, Outlet, Room, joined
 from slmclient.errors import APITimeoutError, ConfigurationError, SLMError, UnsupportedFeatureError
 from slmclient.messages import Message
-
-if TYPE_CHECKING:
-    import asyncio
 
 _SLICE = 1.0  # seconds between two looks at the clock while waiting
 _CLOSING = 5.0  # seconds that closing waits for the engine's next safe point
@@ -97,14 +95,13 @@ class EngineDriver(Driver, ABC):
     async def _atold(self, request: ChatRequest, *, counting: bool = False) -> AsyncGenerator[Event, None]:
         import asyncio
 
-        loop = asyncio.get_running_loop()
-        inbox: asyncio.Queue[Any] = asyncio.Queue()
-        job, forget = self._submit(request, lambda item: _hand_over(loop, inbox, item), counting)
+        inbox = AsyncInbox(asyncio.get_running_loop())
+        job, forget = self._submit(request, inbox.put, counting)
         wait = _Patience(job)
         try:
             while True:
                 try:
-                    item = inbox.get_nowait() if inbox.qsize() else await asyncio.wait_for(inbox.get(), wait.slice())
+                    item = await inbox.get(wait.slice)
                 except TimeoutError:
                     wait.check()
                     continue
@@ -218,13 +215,6 @@ class _Patience:
                 f"{job.name} was silent for timeout={job.request.timeout:g} s. Raise timeout= or shorten the prompt.",
                 provider=job.name,
             )
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, inbox: asyncio.Queue[Any], item: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(inbox.put_nowait, item)
-    except RuntimeError:  # the loop is closed: nobody reads any more
-        pass
 
 
 __all__ = ["ENGINE_OPTIONS", "Engine", "EngineDriver", "Outlet"]

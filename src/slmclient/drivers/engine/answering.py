@@ -20,6 +20,20 @@ _MOST_HELD = 8  # tokens; no character has more bytes than four, so more of them
 Decode = Callable[[Sequence[int]], str]
 
 
+def remembering(decode: Decode) -> Decode:
+    """Return the same, with the texts of single ids kept: a `Detokenizer` asks for one behind each token."""
+    texts: dict[int, str] = {}
+
+    def decoded(ids: Sequence[int]) -> str:
+        if len(ids) != 1:
+            return decode(ids)
+        if (text := texts.get(ids[0])) is None:
+            text = texts[ids[0]] = decode(ids)
+        return text
+
+    return decoded
+
+
 class Detokenizer:
     """Turns ids into text, one by one; gives out whole characters only.
 

@@ -15,8 +15,13 @@ from typing import Any, BinaryIO, cast
 
 from slmclient.errors import ConfigurationError
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_SCALARS = {
+    kind: struct.Struct(f"<{form}")
+    for kind, form in ((0, "B"), (1, "b"), (2, "H"), (3, "h"), (4, "I"), (5, "i"), (6, "f"), (7, "?"), (10, "Q"),
+                       (11, "q"), (12, "d"))
+}  # fmt: skip
 _STRING, _ARRAY = 8, 9
+_LENGTH = _SCALARS[10]
 _CONTROL_TYPES = (2, 3)  # unknown and control tokens: what the tokenizer reads as such in a prompt
 _ADDED_TYPE = 4  # tokens that were added to the vocabulary, for whatever reason
 _SPECIAL = {
@@ -195,13 +200,23 @@ class _Reader:
         form = _SCALARS.get(kind)
         if form is None:
             raise ValueError("unknown type")
-        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+        return form.unpack(self._take(form.size))[0]
 
     def string(self) -> str:
-        length = self.scalar(10)
-        if length > _LONGEST_STRING:
-            raise ValueError("string too long")
-        return self._take(length).decode("utf-8", "replace")
+        return self._strings(1)[0]
+
+    def _strings(self, count: int) -> list[str]:
+        # A vocabulary has hundreds of thousands: what a call for each would cost is felt when a model loads.
+        read, unpack, size, texts = self._file.read, _LENGTH.unpack, _LENGTH.size, list[str]()
+        for _ in range(count):
+            (length,) = unpack(read(size))
+            if length > _LONGEST_STRING or length > self._size:
+                raise ValueError("string too long")
+            data = read(length)
+            if len(data) != length:
+                raise ValueError("cut off")
+            texts.append(data.decode("utf-8", "replace"))
+        return texts
 
     def skip(self, kind: int) -> None:
         """Pass over a value without making anything of it."""
@@ -212,10 +227,11 @@ class _Reader:
         if count > _MOST_ITEMS or item not in (*_SCALARS, _STRING):
             raise ValueError("array too long, or of an unknown type")
         if item == _STRING:
+            read, seek, unpack, size = self._file.read, self._file.seek, _LENGTH.unpack, _LENGTH.size
             for _ in range(count):
-                self._file.seek(self.scalar(10), os.SEEK_CUR)
+                seek(unpack(read(size))[0], os.SEEK_CUR)
         else:
-            self._file.seek(count * struct.calcsize("<" + _SCALARS[item][1]), os.SEEK_CUR)
+            self._file.seek(count * _SCALARS[item].size, os.SEEK_CUR)
         if self._file.tell() > self._size:
             raise ValueError("cut off")
 
@@ -228,6 +244,8 @@ class _Reader:
         if count > _MOST_ITEMS or not depth:
             raise ValueError("array too long, or too deep")
         if item in _SCALARS:
-            form = _SCALARS[item][1]
-            return list(struct.unpack(f"<{count}{form}", self._take(count * struct.calcsize("<" + form))))
+            form = _SCALARS[item]
+            return list(struct.unpack(f"<{count}{form.format[1:]}", self._take(count * form.size)))
+        if item == _STRING:
+            return self._strings(count)
         return [self.value(item, depth - 1) for _ in range(count)]

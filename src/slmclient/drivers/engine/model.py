@@ -20,7 +20,7 @@ from slmclient.chat import ChatRequest, Note, Start, Usage
 from slmclient.drivers import hub
 from slmclient.drivers.base import DriverConfig, DriverInfo
 from slmclient.drivers.engine import ENGINE_OPTIONS, Engine, EngineDriver, Outlet, tools
-from slmclient.drivers.engine.answering import Answer, Detokenizer
+from slmclient.drivers.engine.answering import Answer, Decode, Detokenizer, remembering
 from slmclient.drivers.engine.files import ModelFiles, check_form, read_folder, read_gguf
 from slmclient.drivers.engine.package import one_line
 from slmclient.drivers.prompt import Prompt, Template, builtin
@@ -299,6 +299,8 @@ class TokenEngine(ModelEngine):
     def __init__(self, config: DriverConfig, info: DriverInfo, model: str | None) -> None:
         super().__init__(config, info, model)
         self._hidden: frozenset[int] = frozenset()
+        self._decode: Decode
+        """`decode`, for one token after another; known once the model is loaded."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -324,6 +326,7 @@ class TokenEngine(ModelEngine):
     def load(self, wanted: Callable[[], bool]) -> None:
         """Find the model, fetch it where it is not here yet, and load it."""
         super().load(wanted)
+        self._decode = remembering(self.decode)
         # What tells reasoning from the answer may be a control token, too.
         self._hidden = frozenset(token for text, token in self.files.ids.items() if text not in TAGS)
 
@@ -361,7 +364,7 @@ class TokenEngine(ModelEngine):
             thinking=is_thinking(prompt, request),
             ends=self.files.end_ids,
             hidden=self._hidden.difference(tools.shown(self.files.ids, request).values()),
-            words=Detokenizer(self.decode, before),
+            words=Detokenizer(self._decode, before),
         )
 
 

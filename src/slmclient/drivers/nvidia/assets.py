@@ -78,7 +78,7 @@ def uploading(image: Image, request: ChatRequest, name: str, uploaded: list[str]
 
 def _created(payload: Any, name: str) -> tuple[str, str]:
     """Return an asset's id, and where its content is put; both come from the server and become parts of requests."""
-    from slmclient.drivers.transport import scheme_and_host
+    from slmclient.drivers.addresses import scheme_and_host
 
     made: Mapping[str, Any] = cast("Mapping[str, Any]", payload) if isinstance(payload, Mapping) else {}
     identity, address = made.get("assetId"), made.get("uploadUrl")

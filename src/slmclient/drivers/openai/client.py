@@ -89,7 +89,7 @@ class OpenAIClientDriver(SdkDriver, OpenAIDriver):
 
     def submit(self, outgoing: Outgoing, line: SdkLine) -> Any:
         """Return the SDK's raw response: from its public `post` or `get`, which leave it alone for this ``cast_to``."""
-        from slmclient.drivers.transport import RESPONSE
+        from slmclient.drivers.lines import raw_response
 
         asked = outgoing.asked
         options = {
@@ -100,9 +100,11 @@ class OpenAIClientDriver(SdkDriver, OpenAIDriver):
         }
         client = self._watched(outgoing, line)
         if asked.method == "GET":
-            return client.get(asked.url, cast_to=RESPONSE, options=options, stream=True)
+            return client.get(asked.url, cast_to=raw_response(), options=options, stream=True)
         # Parsed again, not as bytes: an Azure client reads the model's name off the body.
-        return client.post(asked.url, cast_to=RESPONSE, body=from_json(asked.content), options=options, stream=True)
+        return client.post(
+            asked.url, cast_to=raw_response(), body=from_json(asked.content), options=options, stream=True
+        )
 
     def _watched(self, outgoing: Outgoing, line: SdkLine) -> Any:
         """Return a twin of the client, which shares all it has, whose requests the line watches.

@@ -45,7 +45,6 @@ class OpenVinoEngine(TokenEngine):
         self._pipe: Any = None
         self._words: Any = None
         self._batch: Batch | None = None
-        self._texts: dict[tuple[int, ...], str] = {}
         self._read: list[int] = []  # what the engine read last, and keeps as a prefix
         self._piece = _PIECE
 
@@ -79,7 +78,7 @@ class OpenVinoEngine(TokenEngine):
     def unload(self) -> None:
         """Free the model."""
         self._batch = self._words = self._pipe = None
-        self._read, self._texts = [], {}
+        self._read = []
         gc.collect()
 
     # --- ids
@@ -93,13 +92,7 @@ class OpenVinoEngine(TokenEngine):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a few ids."""
-        key = tuple(ids)
-        text = self._texts.get(key)
-        if text is None:
-            text = str(self._words.decode(list(ids), skip_special_tokens=False)) if ids else ""
-            if len(key) == 1:  # decoding is a model of its own here, and single tokens come again and again
-                self._texts[key] = text
-        return text
+        return str(self._words.decode(list(ids), skip_special_tokens=False)) if ids else ""
 
     # --- answers
 

@@ -17,12 +17,13 @@ class EventStream:
     a byte-order mark; a last event that no blank line ends.
     """
 
-    __slots__ = ("_buffer", "_data", "_size", "_started", "ended")
+    __slots__ = ("_buffer", "_data", "_more", "_size", "_started", "ended")
 
     def __init__(self) -> None:
-        self._buffer: bytes = b""
+        self._buffer: bytes = b""  # a line that has begun
+        self._more: list[bytes] = []  # what came of it since: joined at its end, for a copy at each piece is too much
         self._data: list[bytes] = []  # of the event that is not complete yet
-        self._size = 0
+        self._size = 0  # of both
         self._started = False
         self.ended = False
         """Whether the end of the stream was fed."""
@@ -33,7 +34,15 @@ class EventStream:
         Raises:
             ResponseFormatError: An event grows beyond `MAX_FRAME`.
         """
-        buffer = self._buffer + chunk if self._buffer else chunk
+        buffer = chunk
+        if self._buffer:
+            ends = b"\n" in chunk or b"\r" in chunk or not chunk or self._buffer[-1:] == b"\r"
+            if self._started and not ends:
+                self._more.append(chunk)
+                self._size += len(chunk)
+                self._check_size()
+                return []
+            buffer = self._whole(chunk)
         if not self._started and buffer:
             if len(buffer) < 3 and chunk and b"\xef\xbb\xbf".startswith(buffer):
                 self._buffer = buffer
@@ -54,9 +63,19 @@ class EventStream:
             lines += [self._buffer, b""]
             self._buffer = b""
         frames = self._events(lines)
+        self._check_size()
+        return frames
+
+    def _whole(self, chunk: bytes) -> bytes:
+        """Return the line that has begun, with this piece of it."""
+        self._size -= sum(map(len, self._more))
+        whole = b"".join((self._buffer, *self._more, chunk))
+        self._more.clear()
+        return whole
+
+    def _check_size(self) -> None:
         if len(self._buffer) + self._size > MAX_FRAME:
             raise ResponseFormatError(f"The server sent an event of over {MAX_FRAME:,} bytes.")
-        return frames
 
     def _events(self, lines: list[bytes]) -> list[bytes]:
         frames: list[bytes] = []
@@ -81,10 +100,11 @@ class EventStream:
 class LineStream:
     """Splits a byte stream into the JSON texts of its lines (NDJSON); lines without any are left out."""
 
-    __slots__ = ("_buffer", "ended")
+    __slots__ = ("_begun", "_size", "ended")
 
     def __init__(self) -> None:
-        self._buffer: bytes = b""
+        self._begun: list[bytes] = []  # pieces of a line: joined at its end, for a copy at each piece is too much
+        self._size = 0
         self.ended = False
         """Whether the end of the stream was fed."""
 
@@ -94,12 +114,15 @@ class LineStream:
         Raises:
             ResponseFormatError: A line grows beyond `MAX_FRAME`.
         """
-        lines = (self._buffer + chunk).split(b"\n")
-        self._buffer = lines.pop()
+        lines = chunk.split(b"\n")
+        if self._begun and (len(lines) > 1 or not chunk):
+            lines[0] = b"".join((*self._begun, lines[0]))
+            self._begun, self._size = [], 0
         if not chunk:
             self.ended = True
-            lines.append(self._buffer)
-            self._buffer = b""
-        if len(self._buffer) > MAX_FRAME:
-            raise ResponseFormatError(f"The server sent a line of over {MAX_FRAME:,} bytes.")
+        elif rest := lines.pop():
+            self._begun.append(rest)
+            self._size += len(rest)
+            if self._size > MAX_FRAME:
+                raise ResponseFormatError(f"The server sent a line of over {MAX_FRAME:,} bytes.")
         return [text for line in lines if (text := line.strip())]
