@@ -227,14 +227,21 @@ class _Cache:
 
 
 def _write(generator: Any, answer: Answer) -> None:
-    breathed = time.perf_counter()
+    """Give the tokens out, the first at once and the others once a breath.
+
+    Before that nobody has the lock to read them; but whoever waits for it is let in once a token, and that costs.
+    """
+    new, breathed = list[int](), 0.0
     while not generator.is_done():
         generator.generate_next_token()
+        new.append(int(generator.get_next_tokens()[0]))
         if time.perf_counter() - breathed > _BREATHS:
+            if not all(map(answer.token, new)):
+                return
+            new.clear()
             breathe()
             breathed = time.perf_counter()
-        if not answer.token(int(generator.get_next_tokens()[0])):
-            return
+    all(map(answer.token, new))
 
 
 def _only(options: Any, name: str) -> dict[str, Any]:
