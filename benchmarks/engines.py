@@ -77,6 +77,8 @@ def speed(rounds: list[Found]) -> Found:
         "sync / bare": ratios(all_["sync"], all_["bare"]),
         "async / sync": ratios(all_["async"], all_["sync"]),
         "bare / bare": ratios(all_["again"], all_["bare"]),
+        "held up µs per token, sync": middle(all_["sync held"]),
+        "held up µs per token, async": middle(all_["async held"]),
         "CPU µs per token added, sync": added(all_["sync cpu"], all_["bare cpu"]),
         "CPU µs per token added, async over sync": added(all_["async cpu"], all_["sync cpu"]),
         "CPU µs per token, bare against itself": added(all_["again cpu"], all_["bare cpu"]),
@@ -196,8 +198,9 @@ def table(engines: dict[str, Found]) -> str:
         all_ = found["speed"]
         rates = [f"{all_['tokens/s'][side]['median']:.1f}" for side in ("bare", "sync", "async")]
         kinds = ("sync / bare", "async / sync", "bare / bare")
-        cpu = [number(all_[f"CPU µs per token added, {side}"], 0) for side in ("sync", "async over sync")]
-        return [*rates, *(number(all_[kind]) for kind in kinds), *cpu]
+        held = [all_[f"held up µs per token, {side}"]["median"] for side in ("sync", "async")]
+        shares = [f"{each:.0f} ({each * all_['tokens/s']['bare']['median'] / 1e4:.1f} %)" for each in held]
+        return [*rates, *(number(all_[kind]) for kind in kinds), *shares]
 
     def of_first(found: Found) -> list[str]:
         all_ = found["first token"]
@@ -222,7 +225,7 @@ def table(engines: dict[str, Found]) -> str:
 
     tables = (
         ("speed", of_speed, "engine | tokens/s, own loop | sync | async | sync / own loop | async / sync "
-                            "| own loop / itself | CPU added per token, µs | async over sync, µs"),
+                            "| own loop / itself | engine held up, µs a token, sync | async"),
         ("first token", of_first, f"engine | prompt at turn {10}, tokens | unknown, s | kept, s | ratio"),
         ("load", of_load, "engine | own load to the first token | first client, warm | second client on the same file "
                           "| one that does not share | loads of the first two | other threads waited at most"),

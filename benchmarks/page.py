@@ -1,4 +1,4 @@
-"""Put the figures of the results into docs/performance.md: the budgets of every run, the tables and chart of the latest.
+"""Put results into docs/performance.md: the budgets of every run, the tables and the chart of the latest.
 
     python benchmarks/page.py
 
@@ -37,7 +37,9 @@ def budgets(found: list[dict[str, Any]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)]]
     for place, promised in enumerate(found[-1]["budgets"]):
         cells = [spread(run["budgets"][place]["ratio"]) for run in found]
-        cells = [cell if run["budgets"][place]["met"] else f"**{cell}**" for cell, run in zip(cells, found, strict=True)]
+        cells = [
+            cell if run["budgets"][place]["met"] else f"**{cell}**" for cell, run in zip(cells, found, strict=True)
+        ]
         lines.append([promised["what"], number(promised["at_most"]), *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

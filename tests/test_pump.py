@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from slmclient import AsyncPhiClient, PhiClient
-from slmclient.drivers import steps, transport
+from slmclient.drivers import lines, steps, transport
 from slmclient.drivers.wire import framing
 from slmclient.errors import (
     APIConnectionError,
@@ -377,6 +377,18 @@ def test_an_idle_connection_that_the_server_closed_is_replaced(way: Way) -> None
             assert until(lambda: server.peers[-1].connection.fileno() == -1)
         assert [len(peer.requests) for peer in server.peers] == [1, 1, 1]
         client.close()
+
+
+def test_a_connection_that_was_idle_for_long_is_not_trusted(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands between may have forgotten it, and tell nobody."""
+    monkeypatch.setattr(lines, "_KEPT_ALIVE", 0.1)
+    with serving(answer) as server:
+        client = way.client(server.url)
+        for _ in range(2):
+            client.chat()
+            time.sleep(0.2)
+        client.close()
+        assert [len(peer.requests) for peer in server.peers] == [1, 1]
 
 
 def test_a_connection_that_the_server_will_not_keep_is_closed_at_once(way: Way) -> None:
@@ -970,6 +982,52 @@ def test_other_traffic_goes_through_the_proxy(way: Way, by: str, monkeypatch: py
         assert "proxy-authorization: basic dxnlcjpwyxnz" in proxy.requests[0].lower()
 
 
+def once(then: Callable[[Peer], None]) -> Callable[[Peer], None]:
+    """Return the service of a proxy that closes its first connection after an answer; what it does with the others."""
+    begun: list[Peer] = []
+
+    def serve(peer: Peer) -> None:
+        begun.append(peer)
+        if len(begun) > 1:
+            then(peer)
+        elif peer.request():
+            peer.send(whole(said("once")))
+
+    return serve
+
+
+def test_a_deadline_holds_on_the_second_connection_to_a_proxy(way: Way) -> None:
+    def drip(peer: Peer) -> None:
+        peer.request()
+        for byte in whole(said("slow")):
+            peer.send(bytes([byte]))
+            time.sleep(0.05)
+
+    with serving(once(drip)) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        client = way.client("http://model.invalid/v1", proxy=address, insecure_http=True)
+        assert client.chat().text == "once"
+        assert until(lambda: proxy.peers[0].connection.fileno() == -1)
+        with at_once(), pytest.raises(APITimeoutError, match="deadline="):
+            client.chat(deadline=0.4)
+        client.close()
+        assert len(proxy.peers) == 2
+
+
+def test_a_call_on_the_second_connection_to_a_proxy_is_cancelled(way: Way) -> None:
+    with serving(once(half)) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        client = way.client("http://model.invalid/v1", proxy=address, insecure_http=True)
+        assert client.chat().text == "once"
+        assert until(lambda: proxy.peers[0].connection.fileno() == -1)
+        stream = client.stream(timeout=8)
+        assert stream.next() == "one"
+        with later(0.2, stream.inner.cancel), at_once():
+            stream.rest()
+        assert proxy.peers[1].ended.wait(1.0)
+        client.close()
+
+
 def test_a_tunnel_is_asked_for_where_the_traffic_is_https(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(refuse) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
@@ -1039,6 +1097,15 @@ def test_a_bundle_that_the_environment_names_is_trusted(
         client = way.client(server.url)
         assert client.chat("a").text == "a"
         client.close()
+
+
+def test_a_long_body_goes_out_over_tls(way: Way, tls: ssl.SSLContext, bundle: Path) -> None:
+    with serving(answer, tls) as server:
+        client = way.client(server.url, verify=str(bundle), timeout=5)
+        for prompt in ("x" * 300_000, "y" * 3_000_000, "z"):
+            assert client.chat(prompt).text == prompt
+        client.close()
+        assert [len(peer.requests) for peer in server.peers] == [3]
 
 
 def test_a_call_over_tls_is_cancelled_midway(way: Way, tls: ssl.SSLContext, bundle: Path) -> None:

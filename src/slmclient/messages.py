@@ -162,6 +162,14 @@ class Message(BaseModel):
         return shaped
 
 
+def in_parts(messages: Iterable[Message]) -> list[Message]:
+    """Return the messages that have parts: only these can hold pictures or sound.
+
+    Each turn of a conversation looks through all turns before it, and most are plain text.
+    """
+    return [message for message in messages if not isinstance(message.content, str)]
+
+
 # Keys that an SDK's dump of an assistant message carries and that say nothing to a chat endpoint.
 _IGNORED_KEYS = frozenset({"refusal", "annotations", "audio", "function_call"})
 

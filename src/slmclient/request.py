@@ -209,7 +209,11 @@ def checked_reasks(value: object) -> int:
 
 def _check_json(request: ChatRequest) -> ChatRequest:
     """Return the request, once everything in it can be written as JSON."""
-    names = [(m.name, m.tool_call_id, [(c.id, c.name, c.raw) for c in m.tool_calls]) for m in request.messages]
+    names = [
+        (m.name, m.tool_call_id, [(c.id, c.name, c.raw) for c in m.tool_calls])
+        for m in request.messages
+        if m.name is not None or m.tool_call_id is not None or m.tool_calls
+    ]
     parts = (request.model, request.sampling, request.tools, request.tool_choice, request.response_format, names)
     for part in (*parts, request.extra):
         try:
@@ -327,12 +331,15 @@ def _check_turns(messages: Sequence[Message]) -> None:
     if not any(message.text.strip() or message.images or message.audio for message in users):
         raise BadRequestError("The prompt is empty.")
     for message in messages:
-        for image in message.images:
-            image.check()
-        for sound in message.audio:
-            sound.check()
+        text = message.content
+        if not isinstance(text, str):
+            for image in message.images:
+                image.check()
+            for sound in message.audio:
+                sound.check()
+            text = message.text
         try:
-            message.text.encode()
+            _ = text.isascii() or text.encode()  # the first is known of every str, and costs no copy of a long text
         except UnicodeEncodeError:
             raise BadRequestError(
                 "The prompt holds half a character (a lone surrogate) and is no valid text."

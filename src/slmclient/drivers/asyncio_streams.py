@@ -118,7 +118,8 @@ class _Protocol(asyncio.Protocol):
     def use(self, transport: Any) -> None:
         """Send through this from here on."""
         self.transport = transport
-        transport.set_write_buffer_limits(0)  # a write has ended when nothing is left here
+        # A write has ended when nothing is left here. Not 0: no bytes are that many too for asyncio's TLS, which pauses.
+        transport.set_write_buffer_limits(high=1, low=0)
 
     # --- what asyncio tells
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from slmclient.chat import KNOBS, ChatRequest, Event, Note
 from slmclient.errors import ConfigurationError, UnsupportedFeatureError, UnsupportedParameterError
 from slmclient.media import ANY_IMAGE, ImageLimits
+from slmclient.messages import in_parts
 from slmclient.request import unknown_name
 
 if TYPE_CHECKING:
@@ -259,9 +260,10 @@ def admit(
         UnsupportedFeatureError: It asks for something that the driver cannot say.
         UnsupportedParameterError: Under ``strict``, a sampling option that the driver lacks.
     """
+    parted = in_parts(request.messages)
     wanted = {
-        Feature.IMAGES: any(message.images for message in request.messages),
-        Feature.AUDIO: any(message.audio for message in request.messages),
+        Feature.IMAGES: any(message.images for message in parted),
+        Feature.AUDIO: any(message.audio for message in parted),
         Feature.TOOLS: bool(request.tools) or any(m.role == "tool" or m.tool_calls for m in request.messages),
         Feature.TOOL_CHOICE: request.tool_choice not in (None, "auto", "none"),
         Feature.RESPONSE_FORMAT: request.response_format is not None,

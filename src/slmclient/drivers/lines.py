@@ -74,16 +74,20 @@ class SyncLine(Line):
         return head
 
     def _sent(self, outgoing: Any) -> Any:
-        if self.must_open():
+        opens = self.must_open()
+        if opens:
             if self._connection is not None:
                 self._connection.close()
             self._connection = self._made()
+        if opens or self._way.proxy is not None:  # the pool opens one whenever it has to
             outgoing.extensions["trace"] = self.note
         return self._connection.handle_request(outgoing)
 
     def read(self) -> bytes:
         piece = cast(bytes, next(self._pieces, b""))
         self.used_up = not piece
+        if not piece:
+            self.response.close()  # from here on the connection counts as idle
         return piece
 
     def finish(self) -> None:
@@ -158,16 +162,20 @@ class AsyncLine(Line):
         return head
 
     async def _sent(self, outgoing: Any) -> Any:
-        if self.must_open():
+        opens = self.must_open()
+        if opens:
             if self._connection is not None:
                 await self._connection.aclose()
             self._connection = self._made()
+        if opens or self._way.proxy is not None:  # the pool opens one whenever it has to
             outgoing.extensions["trace"] = self.note
         return await self._connection.handle_async_request(outgoing)
 
     async def read(self) -> bytes:
         piece = cast(bytes, await anext(self._pieces, b""))
         self.used_up = not piece
+        if not piece:
+            await self.response.aclose()  # from here on the connection counts as idle
         return piece
 
     async def finish(self) -> None:

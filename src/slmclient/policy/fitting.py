@@ -10,6 +10,7 @@ from slmclient.chat import ChatRequest, Event, Note
 from slmclient.drivers.base import Driver
 from slmclient.drivers.pumps import Pumps
 from slmclient.drivers.steps import Steps
+from slmclient.messages import in_parts
 from slmclient.policy.beginning import anoted, noted
 from slmclient.policy.context import check_context
 from slmclient.policy.wrapper import Wrapper
@@ -98,4 +99,4 @@ class FittingDriver(Wrapper):
 
 
 def _has_media(request: ChatRequest) -> bool:
-    return any(message.images or message.audio for message in request.messages)
+    return any(message.images or message.audio for message in in_parts(request.messages))

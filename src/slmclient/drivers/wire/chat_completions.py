@@ -73,11 +73,12 @@ def encoded(request: ChatRequest, model: str | None, dialect: Dialect) -> bytes:
 
 def _message(message: Message) -> dict[str, Any]:
     shaped = message.to_openai()
-    if not (message.images or message.audio):
+    if not isinstance(message.content, str) and not (message.images or message.audio):
         shaped["content"] = message.text  # text parts go as one string: some servers take no lists
-    for call, written in zip(message.tool_calls, shaped.get("tool_calls", ()), strict=False):
-        if not call.arguments:  # none, or no JSON: llama-server refuses the whole conversation then, with a 500
-            written["function"]["arguments"] = "{}"
+    if message.tool_calls:
+        for call, written in zip(message.tool_calls, shaped["tool_calls"], strict=True):
+            if not call.arguments:  # none, or no JSON: llama-server refuses the whole conversation then, with a 500
+                written["function"]["arguments"] = "{}"
     return shaped
 
 
