@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,6 +125,24 @@ def test_no_flow_takes_a_secret_over_plain_http_to_a_host_that_nobody_named(mode
 
 
 # --- a connection that is in use is no old one
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs an answer and its end in one packet, as Linux can hold them")
+def test_a_server_that_hangs_up_with_its_answer_is_asked_the_next_on_a_new_connection(mode: Mode) -> None:
+    """Its end comes in one packet with the answer; the flow asks again before the event loop has heard of it."""
+
+    def serve(peer: Peer) -> None:
+        peer.request()
+        corked = peer.connection
+        corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        peer.send(whole({"ticket": 1} if peer.bodies[-1] is None else said("a")))
+        corked.shutdown(socket.SHUT_WR)
+        corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        peer.wait_for_end()
+
+    with serving(serve) as server:
+        assert called(mode, two_hosts(server.url, server.url), request()) == ["a"]
+        assert len(server.peers) == 2
 
 
 def test_a_post_is_not_sent_twice_within_one_call(mode: Mode) -> None:

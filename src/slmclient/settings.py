@@ -256,7 +256,9 @@ def _environment_provider(environment: Environment) -> Found | None:
     """Return the provider that the environment means: SLM_PROVIDER, SLM_MODEL's prefix, or that of a base_url alone."""
     named = environment.find("SLM_PROVIDER")
     model = environment.find("SLM_MODEL")
-    prefixed = split(model.value) if model and registry.canonical(model.value) is None else (None, None)
+    # Without a colon there is no prefix: the plugins, a search through all installed packages, are not asked.
+    named_in = model is not None and ":" in model.value and registry.canonical(model.value) is None
+    prefixed = split(model.value) if model and named_in else (None, None)
     if named is not None:
         name = registry.canonical(named.value)
         if name is None:
@@ -279,7 +281,7 @@ def _our_variables(environment: Environment, provider: str) -> Callable[[str], F
         if named is not None and named.value != provider:
             return None  # they describe another provider: its key and address are not for this one
         found = environment.find(name)
-        if found is None or name != "SLM_MODEL":
+        if found is None or name != "SLM_MODEL" or ":" not in found.value:
             return found
         prefix, model = split(found.value)
         return Found(model, found.origin, found.name) if prefix and model else found

@@ -10,8 +10,8 @@ from slmclient.chat import ChatOptions
 from slmclient.cli import media
 from slmclient.cli.media import Enclosed
 from slmclient.cli.terminal import Answer, footer, is_terminal, say
-from slmclient.cli.weights import prepare
 from slmclient.client import PhiClient
+from slmclient.drivers import registry
 from slmclient.errors import BadRequestError
 from slmclient.media import Audio, Image
 from slmclient.reply import Reply
@@ -79,10 +79,13 @@ def run(
     client = PhiClient(provider, model)
     images = enclosed.pictures()
     options["audio"] = enclosed.sounds()
-    options["images"] = [*images, media.STAND_IN] if enclosed.videos else images
+    options["images"] = [*images, Image(media.STAND_IN)] if enclosed.videos else images
     client.stream(prompt, **options)  # never begun: bad input is an error before a model is fetched
     options["images"] = [*images, *enclosed.films(quiet=quiet)]
-    prepare(client, provider, model, quiet=quiet)
+    if registry.driver_info(client.provider).weights:  # else nothing is fetched: the hub and the engine stay unimported
+        from slmclient.cli.weights import prepare
+
+        prepare(client, provider, model, quiet=quiet)
     if as_json:
         print(_json(client.chat(prompt, **options)))
     else:

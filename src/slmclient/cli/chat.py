@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from slmclient.cli.terminal import Answer, complain, footer, is_terminal, say
-from slmclient.cli.weights import prepare
 from slmclient.client import PhiClient
+from slmclient.drivers import registry
 from slmclient.errors import SLMError
 
 try:
@@ -31,7 +31,10 @@ Ctrl-C stops an answer."""
 def run(*, provider: str | None, model: str | None, system: str | None, quiet: bool) -> int:
     """Talk until the end of input; return 1 if a turn from a pipe failed."""
     client = PhiClient(provider, model)
-    prepare(client, provider, model, quiet=quiet)
+    if registry.driver_info(client.provider).weights:  # else nothing is fetched: the hub and the engine stay unimported
+        from slmclient.cli.weights import prepare
+
+        prepare(client, provider, model, quiet=quiet)
     chat = _Chat(client, system, quiet=quiet)
     if chat.interactive and not quiet:
         model_name = f" · {client.model}" if client.model else ""

@@ -9,14 +9,13 @@ from pathlib import Path
 from slmclient.cli.progress import Reading
 from slmclient.media import MAX_IMAGE_BYTES, Audio, Image, image_type
 from slmclient.media.audio import MAX_AUDIO_BYTES, audio_format
-from slmclient.media.video import Video
 
 MOST_PIPED = max(MAX_IMAGE_BYTES, MAX_AUDIO_BYTES)
 """No picture and no sound is longer than this (bytes)."""
 
-
-STAND_IN = Image("https://film.invalid/")
-"""Stands for the frames of films where a call is only checked: films are not read for a model without eyes."""
+STAND_IN = "https://film.invalid/"
+"""The picture that stands for the frames of films where a call is only checked: films are not read for a model without
+eyes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +66,10 @@ class Enclosed:
             BadRequestError: One cannot be read, or is none.
             MissingDependencyError: What films need is not installed.
         """
+        if not self.videos:
+            return []
+        from slmclient.media.video import Video  # few questions have one
+
         images: list[Image] = []
         for path in self.videos:
             with Reading(f"Reading {Path(path).name}", quiet=quiet) as display:

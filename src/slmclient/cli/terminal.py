@@ -93,7 +93,10 @@ def printable(text: str) -> str:
 
 def say(text: str, *, style: str | None = None, end: str = "\n") -> None:
     """Write to standard error."""
-    console().print(printable(text), style=style, end=end)
+    if style is None or not is_terminal(sys.stderr):  # plain, and so without rich: it takes as long as Typer to import
+        print(printable(text), end=end, file=sys.stderr, flush=True)
+    else:
+        console().print(printable(text), style=style, end=end)
 
 
 def complain(error: Exception) -> None:

@@ -21,9 +21,9 @@ from slmclient.settings import resolve
 def prepare(client: PhiClient, provider: str | None, model: str | None, *, quiet: bool) -> None:
     """Fetch what the client (made with this provider and model) will need, where it runs a model in this process."""
     info = registry.driver_info(client.provider)
-    embedded = is_embedded(client.provider, client.model)
-    if client.model is None or not (embedded or info.weights):
+    if client.model is None or not info.weights:
         return
+    embedded = is_embedded(client.provider, client.model)
     config = resolve(Given(provider=provider, model=model)).driver
     here = embedded and fetch.cached(fetch.SMOLLM2, cache_dir=config.cache_dir) is not None
     # Without its engine the model is of no use: the client will say what to install.

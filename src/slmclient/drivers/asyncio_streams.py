@@ -6,6 +6,7 @@ No reading of HTTP here: bytes in, bytes out, each wait under its timeout, error
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -94,7 +95,8 @@ class AsyncioStream(httpcore2.AsyncNetworkStream):
         """Return what the library asks for by name: ``socket``, ``ssl_object``, ``is_readable`` …"""
         transport = self._protocol.transport
         if info == "is_readable":  # of an idle connection: it was closed, or has what nobody asked for
-            return self._protocol.ended or bool(self._protocol.pieces) or transport.is_closing()
+            heard = self._protocol.ended or bool(self._protocol.pieces) or transport.is_closing()
+            return heard or _is_readable(transport.get_extra_info("socket").fileno())
         named = {"client_addr": "sockname", "server_addr": "peername"}
         return transport.get_extra_info(named.get(info, info))
 
@@ -118,7 +120,7 @@ class _Protocol(asyncio.Protocol):
     def use(self, transport: Any) -> None:
         """Send through this from here on."""
         self.transport = transport
-        # A write has ended when nothing is left here. Not 0: no bytes are that many too for asyncio's TLS, which pauses.
+        # A write has ended when nothing is left here. Not 0: for asyncio's TLS no bytes are that many, and it pauses.
         transport.set_write_buffer_limits(high=1, low=0)
 
     # --- what asyncio tells
@@ -209,6 +211,15 @@ def _fail(waiter: asyncio.Future[None], late: type[Exception]) -> None:
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
+
+
+def _is_readable(descriptor: int) -> bool:
+    """Return whether the system has something that the loop was not told of yet: it may have had no turn since."""
+    if not hasattr(select, "poll"):  # Windows, where any number can be waited for
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _reason(error: Exception | None) -> str:
