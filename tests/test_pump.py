@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -1108,6 +1109,23 @@ def test_a_long_body_goes_out_over_tls(way: Way, tls: ssl.SSLContext, bundle: Pa
         assert [len(peer.requests) for peer in server.peers] == [3]
 
 
+def test_a_server_that_resets_a_long_body_is_noticed_at_once(
+    way: Way, tls: ssl.SSLContext, bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What goes on writing to a connection that is lost is warned of by asyncio, for each piece."""
+
+    def serve(peer: Peer) -> None:
+        peer.connection.recv(1000)
+        peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with serving(serve, tls) as server:
+        client = way.client(server.url, verify=str(bundle))
+        with pytest.raises(APIConnectionError):
+            client.chat("x" * 5_000_000)
+        client.close()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
 def test_a_call_over_tls_is_cancelled_midway(way: Way, tls: ssl.SSLContext, bundle: Path) -> None:
     with serving(half, tls) as server:
         client = way.client(server.url, verify=str(bundle))
@@ -1213,6 +1231,15 @@ def test_a_setting_that_cannot_work_is_an_error_of_ours(
         way.client(url, **options).chat()
     assert not isinstance(caught.value, StreamInterruptedError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "010.0.0.1"])
+def test_an_address_that_is_none_is_looked_up_nowhere(way: Way, host: str) -> None:
+    """What is octal to some, and a name to others, is a way around checks."""
+    client = way.client(f"http://{host}/v1", insecure_http=True)
+    with pytest.raises(ConfigurationError, match="no URL that can be called"):
+        client.chat()
+    client.close()
 
 
 def test_a_file_that_is_no_certificate_bundle_is_refused(way: Way, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ _LARGEST = 256 * 1024 * 1024  # bytes; images are embedded
 class SavedConversation(BaseModel):
     """The file format: JSON, with images embedded."""
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
+    model_config = ConfigDict(frozen=True)
 
     format: Literal["slmclient.conversation/1"] = "slmclient.conversation/1"
     messages: tuple[Message, ...]

@@ -319,7 +319,7 @@ def _ids(model: Model) -> list[str]:
 
 def _read(file: str) -> list[dict[str, Any]]:
     # By what loaded this module, which may be in an archive: importlib.resources takes 15 ms to import.
-    loader: Any = globals()["__loader__"]
+    loader: Any = globals()["__spec__"].loader
     entries: list[dict[str, Any]] = from_json(loader.get_data(str(Path(__file__).with_name(file))))
     return entries
 

@@ -11,12 +11,14 @@ import ssl
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from ipaddress import IPv4Address
 
 import httpcore2
 
 _PLAIN = re.compile(
     r"(https?)://([a-z0-9-]+(?:\.[a-z0-9-]+)*)(?::([0-9]{1,5}))?((?:/[A-Za-z0-9_~:@.=-]*)*)(\?[A-Za-z0-9_~.=&-]*)?"
 )
+_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+){3}")  # an IPv4 address, or what looks like one
 _DOTS = re.compile(r"/\.{1,2}(?:/|$)")  # a path with steps upwards
 _PORTS = {"http": 80, "https": 443}
 _HIGHEST_PORT = 65_535
@@ -35,21 +37,38 @@ class Way:
     proxy: httpcore2.Proxy | None
 
 
-@lru_cache(maxsize=64)
 def target(url: str) -> httpcore2.URL:
     """Return a URL, read.
 
     Raises:
         UnreadableURLError: It cannot be called.
     """
+    return _target(url) if "?" in url or "@" in url else _remembered(url)  # a query may be a signature
+
+
+def _target(url: str) -> httpcore2.URL:
     plain = _PLAIN.fullmatch(url)
-    if plain is None or _DOTS.search(plain[4]) or int(plain[3] or 0) > _HIGHEST_PORT:
+    if plain is None or _is_odd(plain[2]) or _DOTS.search(plain[4]) or int(plain[3] or 0) > _HIGHEST_PORT:
         return _read(url)
     scheme, host, port, path, query = plain.groups()
     number = int(port) if port and int(port) != _PORTS[scheme] else None
     return httpcore2.URL(
         scheme=scheme.encode(), host=host.encode(), port=number, target=((path or "/") + (query or "")).encode()
     )
+
+
+_remembered = lru_cache(maxsize=64)(_target)  # the same few are asked for with every call
+
+
+def _is_odd(host: str) -> bool:
+    """Return whether it looks like an IPv4 address, and is none, or is one in octal to some."""
+    if not _NUMBERS.fullmatch(host):
+        return False
+    try:
+        IPv4Address(host)
+    except ValueError:
+        return True
+    return False
 
 
 def _read(url: str) -> httpcore2.URL:

@@ -16,6 +16,7 @@ from typing import Any
 import httpcore2
 
 _HELD = 256 * 1024  # bytes that are taken from the system before anybody reads them
+_LONG = 64 * 1024  # bytes that are seldom all that is written
 
 
 class AsyncioBackend(httpcore2.AsyncNetworkBackend):
@@ -66,6 +67,8 @@ class AsyncioStream(httpcore2.AsyncNetworkStream):
             protocol.transport.write(buffer)
             if protocol.is_full:
                 await protocol.wait_to_write(timeout)
+            elif len(buffer) >= _LONG:
+                await asyncio.sleep(0)  # or nobody hears, before all of a body is written, that the other side has gone
 
     async def aclose(self) -> None:
         """Close it at once; return when it is."""
