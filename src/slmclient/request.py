@@ -31,6 +31,7 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "frequency_penalty": (float, -2, 2),
     "repetition_penalty": (float, 0, math.inf),
 }
+_EFFORTS, _ON_OVERFLOW = get_args(ReasoningEffort), get_args(OnOverflow)
 DEFAULT_REASKS, MOST_REASKS = 2, 20
 _FORMAT = "it is response_format= here, with a type or a JSON schema"
 _ELSEWHERE = {
@@ -86,8 +87,8 @@ def chat_request(
         tools=tools,
         tool_choice=_tool_choice(given, tools),
         response_format=_response_format(given),
-        reasoning=_choice("reasoning", given, get_args(ReasoningEffort)),
-        on_overflow=_choice("on_overflow", given, get_args(OnOverflow)) or "error",
+        reasoning=_choice("reasoning", given, _EFFORTS),
+        on_overflow=_choice("on_overflow", given, _ON_OVERFLOW) or "error",
         extra=dict(_mapping("extra", given.get("extra", {}))),
         timeout=checked_seconds("timeout", given.get("timeout", timeout)),
         deadline_at=clock.now() + seconds,
@@ -215,14 +216,13 @@ def _check_json(request: ChatRequest) -> ChatRequest:
         if m.name is not None or m.tool_call_id is not None or m.tool_calls
     ]
     parts = (request.model, request.sampling, request.tools, request.tool_choice, request.response_format, names)
-    for part in (*parts, request.extra):
-        try:
-            to_json(part)
-        except (ValueError, TypeError, RecursionError):
-            raise BadRequestError(
-                "The call holds something that JSON cannot say (an object, or half a character: a lone surrogate): "
-                "look at extra, tools, response_format, stop, model and the messages' names."
-            ) from None
+    try:
+        to_json((*parts, request.extra))
+    except (ValueError, TypeError, RecursionError):
+        raise BadRequestError(
+            "The call holds something that JSON cannot say (an object, or half a character: a lone surrogate): "
+            "look at extra, tools, response_format, stop, model and the messages' names."
+        ) from None
     return request
 
 

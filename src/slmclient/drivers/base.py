@@ -272,7 +272,8 @@ def admit(
     for feature in wanted:
         if wanted[feature] and feature not in driver.features:
             raise UnsupportedFeatureError(_UNSUPPORTED[feature].format(name=driver.name), provider=driver.name)
-    lacking = [name for name in request.sampling if name not in driver.knobs]
+    knobs = driver.knobs if request.sampling else frozenset[str]()  # each policy asks the next one
+    lacking = [name for name in request.sampling if name not in knobs]
     if not lacking:
         return request, []
     if strict:
