@@ -54,6 +54,27 @@ class HeldUp:
         setattr(owner, name, timed)
 
 
+class Others:
+    """How many cores something else kept busy: other processes, or other machines on the same one. 0 beside Linux."""
+
+    def __init__(self) -> None:
+        self._busy, self._own, self._began = self._seconds(), time.process_time(), time.perf_counter()
+
+    def cores(self) -> float:
+        """Return it, since this was made."""
+        own, wall = time.process_time() - self._own, time.perf_counter() - self._began
+        return max(0.0, self._seconds() - self._busy - own) / wall
+
+    @staticmethod
+    def _seconds() -> float:
+        try:
+            fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+        except OSError:
+            return time.process_time()
+        user, nice, system, _idle, _waiting, *rest = map(int, fields)
+        return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+
+
 def speed(engine: str, path: str) -> Found:
     """Tokens per second behind the first, CPU per token, and how much of a token's time the driver took the engine.
 
@@ -72,16 +93,19 @@ def speed(engine: str, path: str) -> Found:
         "again": lambda: loops.moments(bare),
     }
     found: Found = {f"{name}{kind}": [] for name in sides for kind in ("", " cpu", " held")}
+    found["others"] = []
     for side in sides.values():  # the first warms up
         side()
     ends, order = time.monotonic() + SECONDS, list(sides)
     while time.monotonic() < ends:
+        others = Others()
         for name in order:
             cpu, held.seconds = time.process_time(), 0.0
             times = sides[name]()
             found[f"{name} held"].append(held.seconds / len(times) * 1e6)
             found[f"{name} cpu"].append((time.process_time() - cpu) / len(times) * 1e6)
             found[name].append((len(times) - 1) / (times[-1] - times[0]))
+        found["others"].append(others.cores())
         order.append(order.pop(0))
     return found
 

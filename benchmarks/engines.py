@@ -50,6 +50,8 @@ BUDGETS = (  # what, the ratio's name, the bound, whether it is the least
     ("first token at turn 10, of the same unknown", "kept / unknown", 0.15, False),
     ("models loaded by two clients on one file", "loads", 1, False),
 )
+CALM, ENOUGH = 0.2, 8
+"""Of the rounds of speed only those count in which others kept so few cores busy, if there are that many of them."""
 Found = dict[str, Any]
 
 
@@ -72,7 +74,11 @@ def added(over: list[float], under: list[float]) -> Found:
 def speed(rounds: list[Found]) -> Found:
     """Return what the rounds of `speed` say together; a ratio has both of its sides from one turn."""
     all_: dict[str, list[float]] = {name: [value for each in rounds for value in each[name]] for name in rounds[0]}
+    calm = [others < CALM for others in all_["others"]]
+    if sum(calm) >= ENOUGH:  # which rounds count does not depend on what came out of them
+        all_ = {name: [value for value, counts in zip(all_[name], calm, strict=True) if counts] for name in all_}
     return {
+        "rounds": {"made": len(calm), "counted": len(all_["others"]), "others, cores": middle(all_["others"])},
         "tokens/s": {name: middle(all_[name]) for name in ("bare", "sync", "async")},
         "sync / bare": ratios(all_["sync"], all_["bare"]),
         "async / sync": ratios(all_["async"], all_["sync"]),
@@ -200,7 +206,9 @@ def table(engines: dict[str, Found]) -> str:
         kinds = ("sync / bare", "async / sync", "bare / bare")
         held = [all_[f"held up µs per token, {side}"]["median"] for side in ("sync", "async")]
         shares = [f"{each:.0f} ({each * all_['tokens/s']['bare']['median'] / 1e4:.1f} %)" for each in held]
-        return [*rates, *(number(all_[kind]) for kind in kinds), *shares]
+        rounds = all_["rounds"]
+        beside = f"{rounds['counted']} of {rounds['made']}, {rounds['others, cores']['median']:.1f}"
+        return [*rates, *(number(all_[kind]) for kind in kinds), *shares, beside]
 
     def of_first(found: Found) -> list[str]:
         all_ = found["first token"]
@@ -225,7 +233,7 @@ def table(engines: dict[str, Found]) -> str:
 
     tables = (
         ("speed", of_speed, "engine | tokens/s, own loop | sync | async | sync / own loop | async / sync "
-                            "| own loop / itself | engine held up, µs a token, sync | async"),
+                            "| own loop / itself | engine held up, µs a token, sync | async | rounds, cores of others"),
         ("first token", of_first, f"engine | prompt at turn {10}, tokens | unknown, s | kept, s | ratio"),
         ("load", of_load, "engine | own load to the first token | first client, warm | second client on the same file "
                           "| one that does not share | loads of the first two | other threads waited at most"),

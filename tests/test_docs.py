@@ -4,6 +4,7 @@ Every python block of a page runs, in order, in one namespace, unless a line ``<
 What stands behind ``# →`` must be the beginning of a printed line, in that order.
 """
 
+import importlib
 import json
 import os
 import re
@@ -171,3 +172,10 @@ def test_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.+)$", text_of(target), re.MULTILINE)
             assert anchor in [title.lower().replace(" ", "-") for title in titles], f"{page} links to {target}#{anchor}"
+
+
+def test_the_page_on_performance_shows_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("page")
+    shown = text_of("docs/performance.md")
+    assert shown == page.filled(shown, page.runs()), "make it anew: python benchmarks/page.py"
