@@ -278,8 +278,7 @@ def main() -> None:
     parser.add_argument("--name", default=f"uses-{datetime.now(UTC):%Y-%m-%d}", help="of the file")
     given = parser.parse_args()
     uses: dict[str, Found] = {}
-    bench = Bench(Path(tempfile.mkdtemp()), 0)
-    with bench.serving():
+    with tempfile.TemporaryDirectory() as folder, (bench := Bench(Path(folder), 0)).serving():
         for use in given.only:
             try:
                 uses[use] = measured(use, bench, given)

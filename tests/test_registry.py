@@ -174,7 +174,9 @@ opened = []
 sys.path.insert(0, sys.argv[1])
 sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "open" else None)
 from slmclient import PhiClient
+from slmclient.construction import build_models
 from slmclient.drivers import registry
+build_models()  # pydantic searches for plugins of its own, once
 seen = lambda: sum("slm_plugin_c-1.0.dist-info" in path for path in opened)
 opened.clear()
 PhiClient("openai", "m", base_url="http://localhost:1/v1"); PhiClient("nim", "m", base_url="http://localhost:1/v1")
