@@ -132,6 +132,7 @@ class Line:
     def went_stale(self) -> bool:
         """Return whether a failed sending is worth a new connection: this one was idle, and its server closed it."""
         stale, self.kept = self.kept and not self.cancelled and not self._head_bytes, False
+        self._held = None  # what goes out next is a head again
         return stale
 
     def patience(self, timeout: float | None) -> float:
