@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +65,15 @@ def vendor_variables() -> frozenset[str]:
     """The environment variables that some driver reads."""
     infos = [registry.driver_info(name) for name in registry.ROWS]
     return frozenset(name for info in infos for name in (*info.key_variables, *info.url_variables))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_of_other_files() -> None:
+    """What another file's tests left to the collector is collected: many tests look for threads of ours that are left."""
+    gc.collect()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end and any(each.name.startswith("slmclient") for each in threading.enumerate()):
+        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,6 @@ def threads() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Generator[None]:
     """No thread of ours is left, and what was not closed says so when it is collected."""
-    gc.collect()  # engines that tests of other files left to the collector
     yield
     assert wait_until(lambda: not threads(), 3 * SOON), threads()
     gc.collect()
