@@ -69,7 +69,7 @@ def vendor_variables() -> frozenset[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_of_other_files() -> None:
-    """What another file's tests left to the collector is collected: many tests look for threads of ours that are left."""
+    """What another file's tests left to the collector is collected: tests look for threads of ours that are left."""
     gc.collect()
     end = time.monotonic() + 0.5
     while time.monotonic() < end and any(each.name.startswith("slmclient") for each in threading.enumerate()):
