@@ -63,7 +63,8 @@ class AsyncInbox:
 
     def _wake(self) -> None:
         self._called = False  # before the reader looks: what comes from now on calls again
-        self._end_wait()
+        if self._items:  # else it took them before this was called, and waits for the next
+            self._end_wait()
 
     def _end_wait(self) -> None:
         if self._waiter is not None and not self._waiter.done():
