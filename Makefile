@@ -6,10 +6,10 @@ JOBS ?= 2
 BIN = .venv/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help try test lint types docs bench check clean
+.PHONY: help try test lint types docs bench bench-engines check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
 	@echo "Another Python: make try PYTHON=python3.12"
 
 try: .venv/.try ## ask the local model a question (no key, nothing configured)
@@ -31,6 +31,9 @@ docs: .venv/.dev ## build the site into site/; a warning fails it
 
 bench: .venv/.made ## measure slmclient beside its peers, about 20 minutes; BENCH=--quick: about 5
 	@$(BIN)/python benchmarks/compare $(BENCH)
+
+bench-engines: .venv/.dev ## measure engines in the process against their own loops, about 25 minutes
+	@$(BIN)/python benchmarks/engines.py
 
 check: test lint types docs ## all of these, as CI does
 
