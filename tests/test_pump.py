@@ -380,6 +380,22 @@ def test_an_idle_connection_that_the_server_closed_is_replaced(way: Way) -> None
         client.close()
 
 
+def test_a_short_body_goes_out_with_its_head(way: Way) -> None:
+    """In one packet: what was written at once is there at the first read of the other side."""
+    heard: list[bytes] = []
+
+    def serve(peer: Peer) -> None:
+        for number in range(2):
+            heard.append(peer.connection.recv(65_536))
+            peer.send(whole(said(str(number))))
+
+    with serving(serve) as server:
+        client = way.client(server.url)
+        assert [client.chat("fox").text, client.chat("fox").text] == ["0", "1"]
+        client.close()
+    assert [b"fox" in piece and piece.startswith(b"POST") for piece in heard] == [True, True]
+
+
 def test_a_connection_that_was_idle_for_long_is_not_trusted(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands between may have forgotten it, and tell nobody."""
     monkeypatch.setattr(lines, "_KEPT_ALIVE", 0.1)

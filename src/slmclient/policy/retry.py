@@ -230,8 +230,11 @@ class _Tries:
     def replay(self) -> None:
         """Raise what the first try ended with, once."""
         failure, self.first_failure = self.first_failure, None
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # or it and this frame, by its traceback, would hold each other
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
