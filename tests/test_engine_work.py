@@ -131,6 +131,18 @@ def test_an_inbox_gives_everything_in_order_and_says_when_nothing_came() -> None
     asyncio.run(main())
 
 
+def test_a_wake_up_for_what_was_taken_already_ends_no_wait() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        inbox = AsyncInbox(loop)
+        inbox.put("first")  # has the loop called, at its next turn
+        assert await inbox.get(lambda: 10.0) == "first"
+        loop.call_later(0.05, inbox.put, "second")
+        assert await inbox.get(lambda: 10.0) == "second"
+
+    asyncio.run(main())
+
+
 def test_what_comes_for_a_loop_that_is_closed_is_dropped() -> None:
     loop = asyncio.new_event_loop()
     inbox = AsyncInbox(loop)
