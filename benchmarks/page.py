@@ -27,8 +27,8 @@ WHOLE = re.compile(r"\d{4}-\d\d-\d\d(-[a-z0-9]+)?\.json")
 
 def runs() -> list[dict[str, Any]]:
     """Return the whole runs, the earliest first."""
-    paths = sorted(path for path in RESULTS.glob("*.json") if WHOLE.fullmatch(path.name))
-    return [json.loads(path.read_text("utf-8")) for path in paths]
+    found = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("*.json") if WHOLE.fullmatch(path.name)]
+    return sorted(found, key=lambda run: run["when"])
 
 
 def budgets(found: list[dict[str, Any]]) -> str:
