@@ -86,7 +86,7 @@ def speed(engine: str, path: str) -> Found:
     sync, asynchronous = loops.ours(engine, driver), loops.ours_async(engine, driver)
     loops.moments(sync)
     bare = getattr(loops, f"bare_{engine}")(path, driver._room.engine)
-    sides: dict[str, Callable[[], list[float]]] = {
+    sides: dict[str, Callable[[], tuple[float, float]]] = {
         "bare": lambda: loops.moments(bare),
         "sync": lambda: loops.moments(sync),
         "async": lambda: loops.async_moments(asynchronous),
@@ -96,15 +96,15 @@ def speed(engine: str, path: str) -> Found:
     found["others"] = []
     for side in sides.values():  # the first warms up
         side()
-    ends, order = time.monotonic() + SECONDS, list(sides)
+    ends, order, count = time.monotonic() + SECONDS, list(sides), loops.tokens(engine)
     while time.monotonic() < ends:
         others = Others()
         for name in order:
             cpu, held.seconds = time.process_time(), 0.0
-            times = sides[name]()
-            found[f"{name} held"].append(held.seconds / len(times) * 1e6)
-            found[f"{name} cpu"].append((time.process_time() - cpu) / len(times) * 1e6)
-            found[name].append((len(times) - 1) / (times[-1] - times[0]))
+            first, end = sides[name]()
+            found[f"{name} held"].append(held.seconds / count * 1e6)
+            found[f"{name} cpu"].append((time.process_time() - cpu) / count * 1e6)
+            found[name].append((count - 1) / (end - first))
         found["others"].append(others.cores())
         order.append(order.pop(0))
     return found

@@ -164,6 +164,15 @@ def test_an_end_and_a_limit_are_told_apart(client: PhiClient) -> None:
     assert TOKYO.startswith(short.text)
 
 
+def test_no_token_is_computed_beyond_the_limit(tiny: Path) -> None:
+    """Tokens are given out some at a time, and who asked for three is not to wait for those behind them."""
+    driver = OnnxDriver(DriverConfig("onnx", str(tiny)))
+    with PhiClient(driver=driver) as client:
+        used = client.chat("Hi", temperature=0, max_tokens=3, extra={"min_length": 1000}).usage
+        assert driver._room is not None
+        assert len(driver._room.engine._kept.ids()) == used.input_tokens + used.output_tokens == used.input_tokens + 3
+
+
 def test_ten_turns_with_the_cache_are_those_without(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[tuple[int, int]] = []
 

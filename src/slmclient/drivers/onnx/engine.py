@@ -131,7 +131,7 @@ class OnnxEngine(SeeingEngine):
             if not answer.wanted:
                 return
             cache.generator.append_tokens(piece)
-        _write(cache.generator, answer)
+        _write(cache.generator, answer, limit)
 
     def _search(self, request: ChatRequest) -> Search:
         try:
@@ -200,7 +200,7 @@ class OnnxEngine(SeeingEngine):
         self._kept = None  # before the new one takes memory
         generator = self._generator(how, len(ids) + limit)
         generator.set_inputs(seen)
-        _write(generator, answer)
+        _write(generator, answer, limit)
 
 
 class _Cache:
@@ -226,13 +226,15 @@ class _Cache:
         return kept
 
 
-def _write(generator: Any, answer: Answer) -> None:
-    """Give the tokens out, the first at once and the others once a breath.
+def _write(generator: Any, answer: Answer, limit: int) -> None:
+    """Give the tokens out, the first at once and the others once a breath; none is computed beyond the limit.
 
     Before that nobody has the lock to read them; but whoever waits for it is let in once a token, and that costs.
     """
     new, breathed = list[int](), 0.0
-    while not generator.is_done():
+    for _ in range(limit):
+        if generator.is_done():
+            break
         generator.generate_next_token()
         new.append(int(generator.get_next_tokens()[0]))
         if time.perf_counter() - breathed > _BREATHS:
