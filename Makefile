@@ -9,7 +9,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
 .PHONY: help try test lint types docs bench bench-engines check clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo "Another Python: make try PYTHON=python3.12"
 
 try: .venv/.try ## ask the local model a question (no key, nothing configured)

@@ -1,9 +1,11 @@
-"""Put results into docs/performance.md: the budgets of every run, the tables and the chart of the latest.
+"""Put results into docs/performance.md: the budgets of every run, the tables and the chart of the latest, and the
+instructions that were counted.
 
     python benchmarks/page.py
 
-Whole runs are those of benchmarks/results whose names are dates (``2026-11-27.json``, ``2026-11-27-b.json``). What
-stands between the page's marks is made here, and a test fails where it was not made anew; the words around are not.
+Whole runs are those of benchmarks/results whose names are dates (``2026-11-27.json``, ``2026-11-27-b.json``); those
+that counted instructions have that before the date. What stands between the page's marks is made here, and a test fails
+where it was not made anew; the words around are not.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from compare.chart import chart  # noqa: E402
-from compare.report import number, spread, table  # noqa: E402
+from compare.report import figures, number, spread, table  # noqa: E402
 
 RESULTS, DOCS = HERE / "results", HERE.parent / "docs"
 PAGE, CHART = DOCS / "performance.md", DOCS / "performance.svg"
@@ -49,9 +51,17 @@ def whole_table(run: dict[str, Any]) -> str:
     return table({**run, "budgets": []}).strip()
 
 
+def instructions() -> str:
+    """Return the instructions that the latest run to count them has counted."""
+    run: dict[str, Any] = json.loads(max(RESULTS.glob("instructions-*.json")).read_text("utf-8"))
+    counted = {name: each for name, each in run["measures"].items() if name.startswith("instructions")}
+    return figures({**run, "measures": counted}, list(run["versions"]), detailed=False)
+
+
 def filled(page: str, found: list[dict[str, Any]]) -> str:
     """Return the page with these runs between its marks."""
-    for mark, text in (("budgets", budgets(found)), ("figures", whole_table(found[-1]))):
+    made = {"budgets": budgets(found), "figures": whole_table(found[-1]), "instructions": instructions()}
+    for mark, text in made.items():
         begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
         before, _, rest = page.partition(begin)
         page = f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"

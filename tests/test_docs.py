@@ -177,5 +177,8 @@ def test_links_of_pages_outside_the_site_lead_somewhere(page: str) -> None:
 def test_the_page_on_performance_shows_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     page = importlib.import_module("page")
-    shown = text_of("docs/performance.md")
-    assert shown == page.filled(shown, page.runs()), "make it anew: python benchmarks/page.py"
+    runs, shown = page.runs(), text_of("docs/performance.md")
+    assert shown == page.filled(shown, runs), "make it anew: python benchmarks/page.py"
+    assert text_of("docs/performance.svg") == page.chart(runs[-1])
+    times = [run["when"] for run in runs]
+    assert times == sorted(times), "the latest is the last, whatever its name"

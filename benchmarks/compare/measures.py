@@ -39,8 +39,6 @@ class Measure:
     """Whether it takes `seconds`: as much is measured as fills them."""
     several: bool = False
     """Whether it is short and noisy, so that each round has several of it."""
-    only: tuple[str, ...] = ()
-    """The clients that are measured; all, if none is named."""
 
 
 def _one(name: str, title: str, unit: str, way: str, needs: str, **more: Any) -> Measure:
@@ -122,12 +120,11 @@ MEASURES = (
     *(_image(megabytes) for megabytes in (1, 5, 20)),
 )  # fmt: skip
 
-COUNTED = (US, AGAINST, "httpx2")
 INSTRUCTIONS = (
     _one("instructions_call", "instructions of a plain call", "1000", "instructions", "sync_chat",
-         arguments={"way": "plain_calls", "number": 40}, timed=False, only=COUNTED),
+         arguments={"way": "plain_calls", "number": 40}, timed=False),
     _one("instructions_chunk", "instructions of a streamed chunk", "1000", "instructions", "sync_stream",
-         arguments={"way": "one_stream", "number": 400}, timed=False, only=COUNTED),
+         arguments={"way": "one_stream", "number": 400}, timed=False),
 )  # fmt: skip
 """Measured only when asked for: a process is some fifty times as slow while its instructions are counted."""
 

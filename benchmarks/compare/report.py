@@ -57,9 +57,9 @@ def table(found: dict[str, Any]) -> str:
     if found["budgets"]:
         parts.append(_budgets(found["budgets"]))
     parts.append(f"Medians; in brackets the ratio to {found['against']}, and its least and greatest in the rounds.")
-    parts.append(_figures(found, first, detailed=True))
+    parts.append(figures(found, first, detailed=True))
     if others:
-        parts += ["The peers: medians, and the ratio.", _figures(found, others, detailed=False)]
+        parts += ["The peers: medians, and the ratio.", figures(found, others, detailed=False)]
     parts += [f"- left out: {client}: {why}" for client, why in found["missing"].items()]
     parts += [f"- {each['client']} could not do `{each['measure']}`: {each['why']}" for each in found["failed"]]
     return "\n\n".join(parts) + "\n"
@@ -78,7 +78,8 @@ def _budgets(budgets: list[dict[str, Any]]) -> str:
     return _rows(["budget", "against", "at most", "ratio", "met"], rows)
 
 
-def _figures(found: dict[str, Any], clients: list[str], *, detailed: bool) -> str:
+def figures(found: dict[str, Any], clients: list[str], *, detailed: bool) -> str:
+    """Return a table of what was measured of some clients: medians and ratios, in detail with their spread."""
     rows = []
     for measure in found["measures"].values():
         cells = [_cell(measure["clients"].get(client), client != found["against"], detailed) for client in clients]

@@ -67,7 +67,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {**kept, "HOME": str(folder), "TMPDIR": str(folder), "PYTHONHASHSEED": "0"}
 
 
-def finished(command: list[Any], folder: Path, errors: bool = False) -> str:
+def finished(command: list[Any], folder: Path, errors: bool = False, patience: float = PATIENCE) -> str:
     """Return what a process printed.
 
     Raises:
@@ -76,10 +76,10 @@ def finished(command: list[Any], folder: Path, errors: bool = False) -> str:
     words = [str(word) for word in command]
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, cwd=folder, env=environment(folder), timeout=PATIENCE, check=False
+            words, capture_output=True, text=True, cwd=folder, env=environment(folder), timeout=patience, check=False
         )
     except subprocess.TimeoutExpired:
-        raise FailedError(f"not within {PATIENCE} s") from None
+        raise FailedError(f"not within {patience} s") from None
     if done.returncode:
         raise FailedError(_last_line(done.stderr, done.returncode))
     return done.stderr if errors else done.stdout
@@ -187,7 +187,7 @@ class Bench:
         for times in (number, 2 * number):
             command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", client.python, *COUNTED]
             command += [HERE / "worker.py", client.path, self.root, way, json.dumps({"number": times})]
-            said = finished(command, self.folder, errors=True)
+            said = finished(command, self.folder, errors=True, patience=10 * PATIENCE)
             counts.append(int(said.rpartition("Collected :")[2].split()[0]))
         return (counts[1] - counts[0]) / number / 1000
 
