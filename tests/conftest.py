@@ -14,6 +14,7 @@ import pytest
 
 from engine_models import EngineModels
 from llama_server import LlamaServers
+from new_process import forget_servers
 from slmclient.drivers import fetch, registry
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -74,6 +75,12 @@ def nothing_of_other_files() -> None:
     end = time.monotonic() + 0.5
     while time.monotonic() < end and any(each.name.startswith("slmclient") for each in threading.enumerate()):
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_other_servers() -> None:
+    """What was said by a server is not held against another test's, which may have the same port."""
+    forget_servers()
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from new_process import forget_servers
 from raw_server import SSE, TEXT, Peer, RawServer, Script, body_of, chunk, frame, frames, head, serve, streamed, whole
 from slmclient import AsyncPhiClient, PhiClient
 from slmclient.clock import Clock, turned
@@ -456,6 +457,7 @@ FAULTS = [
 
 def run(fault: Fault, *, asynchronous: bool, streaming: bool) -> Outcome:
     """Make the call, and a good one on the same client after it; nothing of ours may be left then, and no key shown."""
+    forget_servers()
     script = serve if fault.script is None else fault.script
     settings: dict[str, Any] = {"timeout": 5.0, "deadline": 10.0, "max_retries": 1, "env_file": False, **fault.settings}
     clock = SkippingClock()
@@ -472,7 +474,7 @@ def run(fault: Fault, *, asynchronous: bool, streaming: bool) -> Outcome:
 def _run(
     fault: Fault, server: RawServer, clock: SkippingClock, settings: dict[str, Any], *, streaming: bool
 ) -> Outcome:
-    with PhiClient("openai", "m", base_url=server.url, api_key=f"{KEY}-{server.port}", **settings) as client:
+    with PhiClient("openai", "m", base_url=server.url, api_key=KEY, **settings) as client:
         if fault.warm:
             client.chat("Hi")
         before, began = len(server.requests), time.monotonic()
@@ -495,7 +497,7 @@ def _run(
 async def _arun(
     fault: Fault, server: RawServer, clock: SkippingClock, settings: dict[str, Any], *, streaming: bool
 ) -> Outcome:
-    async with AsyncPhiClient("openai", "m", base_url=server.url, api_key=f"{KEY}-{server.port}", **settings) as client:
+    async with AsyncPhiClient("openai", "m", base_url=server.url, api_key=KEY, **settings) as client:
         if fault.warm:
             await client.chat("Hi")
         before, began = len(server.requests), time.monotonic()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from fake_clock import FakeClock
+from new_process import forget_servers
 from slmclient import Message, PhiClient, RetryPolicy, clock
 from slmclient.chat import ChatRequest, TextDelta
 from slmclient.drivers.base import Driver, DriverConfig, Feature
@@ -33,7 +33,6 @@ from slmclient.errors import (
 )
 from slmclient.policy.candidate import Candidate
 from slmclient.policy.fallback import FallbackDriver
-from slmclient.policy.retired import forget_retired
 from slmclient.policy.stack import Leg, Policies, stacked
 from slmclient.policy.wrapper import innermost
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
@@ -52,13 +51,6 @@ FALLS = (
     EngineError,
 )
 GONE = ProviderRetiredError("switched off")
-
-
-@pytest.fixture(autouse=True)
-def memory() -> Iterator[None]:
-    forget_retired()
-    yield
-    forget_retired()
 
 
 def client_of(face: Face, *drivers: Driver, **options: Any) -> Any:
@@ -177,7 +169,7 @@ async def test_a_fallback_that_is_set_up_wrongly_is_passed_over(face: Face) -> N
     wrong = AuthenticationError("the key was refused"), ConfigurationError("no file"), BadRequestError("too long")
     first, *others = (ScriptedDriver(GONE, name="one"), *(ScriptedDriver(error) for error in wrong[:2]))
     assert (await face.done(client_of(face, first, *others, ScriptedDriver("yes")).chat("?"))).text == "yes"
-    forget_retired()
+    forget_servers()
     drivers = ScriptedDriver(GONE, name="one"), ScriptedDriver(wrong[2], name="two"), ScriptedDriver("yes")
     with pytest.raises(BadRequestError, match="too long") as caught:
         await face.done(client_of(face, *drivers).chat("?"))
@@ -310,7 +302,7 @@ async def test_fields_for_the_first_ones_body_go_to_nobody_else(face: Face) -> N
     second = ScriptedDriver("yes", name="two")
     reply = await face.done(client_of(face, first, second).chat("?", extra={"secret": "s3cret"}))
     assert (second.requests[0].extra, reply.dropped) == ({}, ("extra",))
-    forget_retired()
+    forget_servers()
     busy = InternalServerError("down")
     same = ScriptedDriver("yes", name="one")
     reply = await face.done(client_of(face, ScriptedDriver(busy, name="one"), same).chat("?", extra={"n": 1}))

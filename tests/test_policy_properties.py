@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from new_process import forget_servers
 from slmclient.chat import (
     ChatRequest,
     Event,
@@ -44,7 +45,6 @@ from slmclient.policy.hedge import HedgeDriver
 from slmclient.policy.limiting import limited
 from slmclient.policy.observing import ObservingDriver
 from slmclient.policy.punctual import PunctualDriver
-from slmclient.policy.retired import forget_retired
 from slmclient.policy.retry import RetryDriver, RetryPolicy
 from slmclient.policy.stack import punctual
 from slmclient.policy.wrapper import Lent
@@ -291,7 +291,7 @@ async def outcome(mode: Mode, driver: Driver, request: ChatRequest, cancel_at: i
 
 
 def play(mode: Mode, scenario: Callable[[], Any]) -> Any:
-    forget_retired()
+    forget_servers()
     return mode.run(scenario, PATIENCE)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -483,12 +482,6 @@ class Dead(ScriptedDriver):
         self.config = DriverConfig("scripted", "m", base_url=url, api_key=Secret(key))
 
 
-@pytest.fixture
-def budgets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "_kept", OrderedDict())
-
-
-@pytest.mark.usefixtures("budgets")
 @both
 async def test_a_dead_provider_is_not_hammered(face: Face) -> None:
     """A reserve of 40 retries, then one for ten calls; shared by all clients of the same provider, address and key."""
@@ -505,7 +498,6 @@ async def test_a_dead_provider_is_not_hammered(face: Face) -> None:
         assert len(other.requests) == 3, "another account"
 
 
-@pytest.mark.usefixtures("budgets")
 @both
 async def test_the_budgets_share_can_be_set(face: Face) -> None:
     driver = Dead("http://a", "key-one")
@@ -516,14 +508,13 @@ async def test_the_budgets_share_can_be_set(face: Face) -> None:
     assert len(driver.requests) == 150
 
 
-@pytest.mark.usefixtures("budgets")
 def test_a_client_with_a_smaller_reserve_takes_nothing_from_others() -> None:
     shared = budget.budget_of("account", 40)
     shared.called(0, 0)
     assert sum(shared.spend() for _ in range(50)) == 40
 
 
-def test_budgets_are_bounded_in_number(budgets: None) -> None:
+def test_budgets_are_bounded_in_number() -> None:
     for number in range(2000):
         budget.budget_of(("p", number), 40)
     assert len(budget._kept) == 1000

@@ -208,4 +208,4 @@ def test_the_scales_count_no_other_thread() -> None:
 
 def test_the_scales_see_a_block_that_is_kept() -> None:
     kept: list[object] = []
-    assert left(lambda: kept.append(object())) >= _CALLS
+    assert left(lambda: kept.append(object())) >= _CALLS - _STRAY

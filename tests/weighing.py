@@ -103,7 +103,8 @@ class Blocks:
         self._before = 0
 
     def __enter__(self) -> Self:
-        gc.collect()
+        while gc.collect():  # what one round lets go may be garbage of the next one
+            pass
         gc.disable()
         self._before = sys.getallocatedblocks()
         return self

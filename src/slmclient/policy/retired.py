@@ -35,9 +35,3 @@ def remember(candidate: Candidate, request: ChatRequest, error: SLMError) -> Non
         if len(_retired) < _MOST_KEPT:
             place = service if isinstance(error, ProviderRetiredError) else model
             _retired[place] = type(error).__name__, f"Known to be retired: {error.message}"
-
-
-def forget_retired() -> None:
-    """Forget what was retired, as a new process has: for tests."""
-    with _lock:
-        _retired.clear()
