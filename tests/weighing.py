@@ -103,8 +103,8 @@ class Blocks:
         self._before = 0
 
     def __enter__(self) -> Self:
-        while gc.collect():  # what one round lets go may be garbage of the next one
-            pass
+        for _ in range(3):  # what one round lets go may be garbage of the next one
+            gc.collect()
         gc.disable()
         self._before = sys.getallocatedblocks()
         return self
