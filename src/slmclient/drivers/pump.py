@@ -41,7 +41,7 @@ class _Pump:
     def __init__(self, provider: str, route: Route, *, keep: bool = True) -> None:
         self._provider = provider
         self._route = route
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a forgotten call in the midst of another one's work
         self._idle: list[Any] = []
         self._closed = not keep
 

@@ -25,7 +25,7 @@ class Pumps:
 
     def __init__(self, name: str, route: Callable[[], Route], *, keep: bool = True) -> None:
         self._name, self._route, self._keep = name, route, keep
-        self._lock = threading.Lock()  # of two first calls at once, one makes the pump
+        self._lock = threading.RLock()  # of two first calls at once, one makes the pump
         self._sync: SyncPump | None = None
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncPump] = weakref.WeakKeyDictionary()
 

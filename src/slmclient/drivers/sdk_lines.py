@@ -44,7 +44,7 @@ class KeptConnections:
     """About how many idle connections the SDK keeps after calls of ours: its pool tells nobody."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a forgotten call in the midst of another one's work
         self._idle = 0
 
     def take(self) -> bool:

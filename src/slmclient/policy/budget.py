@@ -17,7 +17,7 @@ class RetryBudget:
     """
 
     def __init__(self, reserve: float) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end a forgotten call, which gives back, in the midst of it
         self._left = reserve
 
     def called(self, reserve: float, share: float) -> None:

@@ -52,6 +52,7 @@ class EngineDriver(Driver, ABC):
         self._lock = threading.Lock()
         self._member = object()
         self._room: Room | None = None
+        self._forgotten: weakref.finalize[..., Any] | None = None
         self._closed = False
 
     @abstractmethod
@@ -137,8 +138,10 @@ class EngineDriver(Driver, ABC):
                 raise ConfigurationError("This client is closed. Make a new one.", provider=self.name)
             if self._room is None:
                 self._room = joined(self.shared_by(), self._member, self._new_room)
-                weakref.finalize(self, self._room.leave, self._member)
-            self._room.submit(self._member, job)
+                self._forgotten = weakref.finalize(self, self._room.left_behind, self._member)
+                self._forgotten.atexit = False  # at the interpreter's end all rooms are closed in any case
+            room = self._room
+        room.submit(self._member, job)
         return job, request.cancellation.on_cancel(job.cancel)
 
     def _new_room(self) -> Room:
@@ -169,6 +172,8 @@ class EngineDriver(Driver, ABC):
         with self._lock:
             self._closed = True
             room, self._room = self._room, None
+            if self._forgotten is not None:
+                self._forgotten.detach()
         if room is not None:
             room.leave(self._member, _CLOSING)
 

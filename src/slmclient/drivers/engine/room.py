@@ -8,6 +8,7 @@ sees at its next event; the caller gets control back at once.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import gc
 import os
@@ -174,6 +175,7 @@ class Room:
                     "This client is closed, or was made before its process was forked. Make a new one here.",
                     provider=job.name,
                 )
+            thread: threading.Thread | None = None
             waiting = sum(map(len, self._waiting.values()))
             if waiting >= self._max_waiting:
                 raise RateLimitError(
@@ -183,14 +185,23 @@ class Room:
                 )
             self._waiting.setdefault(member, deque()).append(job)
             if waiting >= self._idle and len(self._threads) < self.engine.slots:
-                self._start_thread()
+                thread = threading.Thread(target=self._work, name=f"slmclient-{self._name}", daemon=True)
+                self._threads.add(thread)
+                _open_rooms.add(self)
             self._changed.notify()
+        if thread is not None:  # without the lock: starting waits for the thread, which may first collect garbage
+            self._start(thread, member, job)
 
-    def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"slmclient-{self._name}", daemon=True)
-        self._threads.add(thread)
-        _open_rooms.add(self)
-        thread.start()
+    def _start(self, thread: threading.Thread, member: object, job: Job) -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no more threads
+            with self._changed:
+                self._threads.discard(thread)
+                waiting = self._waiting.pop(member, deque())
+                if others := deque(each for each in waiting if each is not job):
+                    self._waiting[member] = others
+            raise EngineError(f"{job.name} got no thread to work on: {error}.", provider=job.name) from error
 
     def leave(self, member: object, patience: float = 0.0) -> None:
         """Let a member go: its calls end, and after the last member the model is freed.
@@ -210,9 +221,16 @@ class Room:
         for job in running:
             job.request.cancellation.cancel()
         end = time.monotonic() + patience
-        for thread in threads:
-            if thread is not threading.current_thread():
+        for thread in threads if patience else ():
+            if thread.is_alive() and thread is not threading.current_thread():  # it may be about to be started
                 thread.join(max(0.0, end - time.monotonic()))
+
+    def left_behind(self, member: object) -> None:
+        """Let a member go that was forgotten: called by the garbage collector, and so anywhere.
+
+        It may have interrupted whoever holds a lock, or is waited for by whoever does: so nothing is waited for here.
+        """
+        _thread.start_new_thread(self.leave, (member,))
 
     def stop(self) -> list[threading.Thread]:
         """Let all members go; return the threads that are still at work."""
@@ -334,4 +352,5 @@ def _close_all() -> None:
     # An engine that is still at work while the interpreter goes down may crash it.
     threads = [thread for room in list(_open_rooms) for thread in room.stop()]
     for thread in threads:
-        thread.join(LEAVING)
+        if thread.is_alive():
+            thread.join(LEAVING)
