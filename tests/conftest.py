@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from engine_models import EngineModels
 from llama_server import LlamaServers
 from new_process import forget_servers
 from slmclient.drivers import fetch, registry
+
+settings.register_profile("slmclient", deadline=None)  # a machine that stands still for 200 ms is no failure
+settings.load_profile("slmclient")
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 

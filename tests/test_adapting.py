@@ -366,16 +366,27 @@ def test_what_was_held_back_of_a_stream_that_is_cancelled_is_in_its_reply(mode: 
     words = [TextDelta(f"word {number} ") for number in range(9)]
     for options, model in (({"tools": [WEATHER]}, "m"), ({}, "phi-4-reasoning")):
         start = [TextDelta('{"name": "')] if options else []
-        driver = ScriptedDriver([*start, *words], delay=0.005, model=model)
+        said = threading.Event()
 
-        async def scenario(driver: ScriptedDriver = driver, options: Any = options) -> Any:
+        def script(request: ChatRequest, start: list[TextDelta] = start, said: threading.Event = said) -> Any:
+            yield from (*start, *words)
+            said.set()
+            request.cancellation.sleep(10)  # until it is cancelled
+            yield TextDelta("more")
+
+        driver = ScriptedDriver(script, model=model)
+
+        def cancel(stream: Any, said: threading.Event = said) -> None:
+            threading.Thread(target=lambda: (said.wait(10), stream.cancel())).start()
+
+        async def scenario(driver: ScriptedDriver = driver, options: Any = options, cancel: Any = cancel) -> Any:
             if mode.name == "sync":
                 with PhiClient(driver=driver).stream("?", **options) as stream:
-                    threading.Timer(0.03, stream.cancel).start()
+                    cancel(stream)
                     list(stream)
                 return stream.reply
             async with AsyncPhiClient(driver=driver).stream("?", **options) as other:
-                threading.Timer(0.03, other.cancel).start()
+                cancel(other)
                 async for _ in other:
                     pass
             return other.reply

@@ -41,6 +41,18 @@ class Credential:
         return self._token(scopes)
 
 
+class Waiting(Credential):
+    """Gives tokens once it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        assert self.free.wait(10), "nobody could free it"
+        return self._token(scopes)
+
+
 class AsyncCredential(Credential):
     """The same, as azure.identity.aio has them."""
 
@@ -112,18 +124,17 @@ def test_many_tasks_wait_for_one_request(kind: Callable[..., Credential]) -> Non
 
 def test_tasks_that_wait_for_a_token_leave_asyncios_threads_to_others() -> None:
     """asyncio looks names up on the same few threads."""
-    secret = Secret(Credential(takes=0.6)).for_scope(SCOPE)
+    credential = Waiting()
+    secret = Secret(credential).for_scope(SCOPE)
 
-    async def many() -> float:
+    async def many() -> list[str]:
         waiting = [asyncio.create_task(secret.aopen()) for _ in range(60)]
         await asyncio.sleep(0.1)
-        began = time.monotonic()
-        await asyncio.to_thread(int)
-        took = time.monotonic() - began
-        await asyncio.gather(*waiting)
-        return took
+        assert await asyncio.wait_for(asyncio.to_thread(int), 5) == 0
+        credential.free.set()
+        return await asyncio.gather(*waiting)
 
-    assert asyncio.run(many()) < 0.3
+    assert len(asyncio.run(many())) == 60
 
 
 @pytest.mark.parametrize("kind", [Credential, AsyncCredential])
@@ -174,22 +185,16 @@ def test_tokens_that_could_not_be_fetched_are_worth_another_try(failure: Excepti
 
 
 def test_a_credential_does_not_hold_up_the_loop() -> None:
-    secret = Secret(Credential(takes=0.3)).for_scope(SCOPE)
-    ticks = 0
+    credential = Waiting()
 
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
+    async def both() -> str:
+        waiting = asyncio.create_task(Secret(credential).for_scope(SCOPE).aopen())
+        for _ in range(6):
             await asyncio.sleep(0.01)
-            ticks += 1
+        credential.free.set()
+        return await waiting
 
-    async def both() -> None:
-        ticking = asyncio.create_task(tick())
-        await secret.aopen()
-        ticking.cancel()
-
-    asyncio.run(both())
-    assert ticks > 5
+    assert asyncio.run(both()) == "token-number-1"
 
 
 # --- what is told apart

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from places import wait_until
 from slmclient import AsyncPhiClient, PhiClient, RetryPolicy
 from slmclient.chat import ChatRequest, Finish, TextDelta
 from slmclient.drivers.base import Driver
@@ -28,6 +29,7 @@ from slmclient.errors import (
 from slmclient.policy.hedge import HedgeDriver
 from slmclient.testing import DriverContract, FaultServer, ScriptedDriver
 from slmclient.testing.fault_server import Seen, whole
+from slmclient.testing.mode import MODES
 from test_client import ANSWER, Face, both
 from test_retry import answer
 
@@ -36,14 +38,19 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 
 
 class Slow:
-    """A script that waits for its call to end, and knows how that came."""
+    """A script that waits for its call to end, and knows how that came.
 
-    def __init__(self, seconds: float = 5.0, then: Any = "slow") -> None:
-        self.seconds, self.then = seconds, then
+    Its seconds begin when the other driver has been asked: on a machine that stood still, both times are up at once.
+    """
+
+    def __init__(self, seconds: float = 5.0, then: Any = "slow", beside: ScriptedDriver | None = None) -> None:
+        self.seconds, self.then, self.beside = seconds, then, beside
         self.cancelled = threading.Event()
 
     def __call__(self, request: ChatRequest) -> Any:
         request.cancellation.on_cancel(self.cancelled.set)
+        if self.beside is not None:
+            wait_until(lambda: bool(self.beside and self.beside.requests) or self.cancelled.is_set(), 10)
         self.cancelled.wait(self.seconds)
         return self.then
 
@@ -94,7 +101,8 @@ async def test_a_first_that_speaks_in_time_stays_alone(face: Face) -> None:
 @both
 async def test_the_first_wins_if_it_speaks_first_all_the_same(face: Face) -> None:
     slower = Slow()
-    client = client_of(face, Threaded(Slow(4 * AFTER, "first"), name="one"), Threaded(slower, name="two"))
+    second = Threaded(slower, name="two")
+    client = client_of(face, Threaded(Slow(4 * AFTER, "first", second), name="one"), second)
     reply = await face.done(client.chat("?"))
     assert (reply.text, tried(reply)) == ("first", [("two", "cancelled"), ("one", None)])
     assert slower.cancelled.is_set()
@@ -111,17 +119,20 @@ async def test_a_call_with_tools_is_sent_once(face: Face) -> None:
 @both
 async def test_if_one_fails_the_other_is_waited_for(face: Face) -> None:
     down = InternalServerError("down", status_code=503)
-    for first, second in ((Slow(3 * AFTER, down), Slow(6 * AFTER, "late")), (Slow(6 * AFTER, "late"), down)):
-        reply = await face.done(client_of(face, Threaded(first, name="one"), Threaded(second, name="two")).chat("?"))
+    for script in (Slow(6 * AFTER, "late"), down):
+        second = Threaded(script, name="two")
+        first = Threaded(Slow(3 * AFTER, "late" if script is down else down, second), name="one")
+        reply = await face.done(client_of(face, first, second).chat("?"))
         assert reply.text == "late"
         assert sorted(error or "" for _, error in tried(reply)) == ["", "InternalServerError"]
 
 
 @both
 async def test_if_both_fail_the_first_ones_error_is_raised(face: Face) -> None:
-    first, second = Slow(3 * AFTER, BadRequestError("one says no")), BadRequestError("two says no")
+    second = Threaded(BadRequestError("two says no"), name="two")
+    first = Threaded(Slow(3 * AFTER, BadRequestError("one says no"), second), name="one")
     with pytest.raises(BadRequestError, match="one says no") as caught:
-        await face.done(client_of(face, Threaded(first, name="one"), Threaded(second, name="two")).chat("?"))
+        await face.done(client_of(face, first, second).chat("?"))
     assert tried(caught.value) == [("one", "BadRequestError"), ("two", "BadRequestError")]
 
 
@@ -130,8 +141,8 @@ async def test_if_both_fail_the_first_ones_error_is_raised(face: Face) -> None:
 async def test_a_wrong_call_is_wrong_also_while_a_second_is_under_way(face: Face, kind: type[SLMError]) -> None:
     """Nobody else is asked what the first one refused; unless that was asked for."""
     for also in ((), [kind]):
-        drivers = Threaded(Slow(3 * AFTER, kind("no")), name="one"), Threaded(Slow(6 * AFTER, "yes"), "yes", name="two")
-        client = client_of(face, *drivers, fallback_on=also)
+        second = Threaded(Slow(6 * AFTER, "yes"), "yes", name="two")
+        client = client_of(face, Threaded(Slow(3 * AFTER, kind("no"), second), name="one"), second, fallback_on=also)
         if also:
             assert (await face.done(client.chat("?"))).text == "yes"
         else:
@@ -142,8 +153,8 @@ async def test_a_wrong_call_is_wrong_also_while_a_second_is_under_way(face: Face
 @both
 async def test_who_failed_beside_the_first_is_not_asked_again(face: Face) -> None:
     def failing() -> tuple[ScriptedDriver, ScriptedDriver]:
-        first = Threaded(Slow(3 * AFTER, InternalServerError("one is down")), name="one")
-        return first, Threaded(InternalServerError("two is down"), "x", name="two")
+        second = Threaded(InternalServerError("two is down"), "x", name="two")
+        return Threaded(Slow(3 * AFTER, InternalServerError("one is down"), second), name="one"), second
 
     first, second = failing()
     client = client_of(face, first, second, Threaded("third", name="three"))
@@ -158,9 +169,10 @@ async def test_who_failed_beside_the_first_is_not_asked_again(face: Face) -> Non
 
 @both
 async def test_a_second_that_refuses_the_call_itself_ends_it(face: Face) -> None:
-    first = Threaded(Slow(3 * AFTER, InternalServerError("one is down")), name="one")
+    second = Threaded(ContentFilterError("two says no"), name="two")
+    first = Threaded(Slow(3 * AFTER, InternalServerError("one is down"), second), name="one")
     third = Threaded("third", name="three")
-    client = client_of(face, first, Threaded(ContentFilterError("two says no"), name="two"), third)
+    client = client_of(face, first, second, third)
     with pytest.raises(ContentFilterError, match="two says no") as caught:
         await face.done(client.chat("?"))
     assert tried(caught.value) == [("one", "InternalServerError"), ("two", "ContentFilterError")]
@@ -172,8 +184,9 @@ async def test_no_second_request_goes_to_who_is_gone(face: Face) -> None:
     second = Threaded(ModelRetiredError("gone"), name="gone")
     first = Threaded(*[Slow(3 * AFTER, "slow") for _ in range(3)], name="one")
     client = client_of(face, first, second)
+    down = Threaded(Slow(3 * AFTER, InternalServerError("down"), second))
     with pytest.raises(InternalServerError):
-        await face.done(client_of(face, Threaded(Slow(3 * AFTER, InternalServerError("down"))), second).chat("?"))
+        await face.done(client_of(face, down, second).chat("?"))
     for _ in range(2):
         assert (await face.done(client.chat("?"))).text == "slow"
     assert len(second.requests) == 1
@@ -208,8 +221,9 @@ async def test_a_failure_before_the_hedge_is_a_failure(face: Face) -> None:
 @both
 async def test_cancelling_ends_both(face: Face) -> None:
     first, second = Slow(), Slow()
-    stream = client_of(face, Threaded(first), Threaded(second)).stream("?")
-    threading.Timer(4 * AFTER, stream.cancel).start()
+    other = Threaded(second)
+    stream = client_of(face, Threaded(first), other).stream("?")
+    threading.Thread(target=lambda: (wait_until(lambda: bool(other.requests), 4), stream.cancel())).start()
     assert await face.text(stream) == ""
     assert stream.reply.finish_reason == "cancelled"
     assert first.cancelled.wait(5)
@@ -254,9 +268,10 @@ def test_a_task_that_is_cancelled_leaves_nothing_behind() -> None:
     first, second = Slow(), Slow()
 
     async def scenario() -> None:
-        client = AsyncPhiClient(driver=Threaded(first), fallbacks=[Threaded(second)], hedge_after=AFTER)
+        other = Threaded(second)
+        client = AsyncPhiClient(driver=Threaded(first), fallbacks=[other], hedge_after=AFTER)
         task = asyncio.create_task(client.chat("?"))
-        await asyncio.sleep(4 * AFTER)
+        assert await MODES["async"].until(lambda: bool(other.requests), 4)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

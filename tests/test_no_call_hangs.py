@@ -539,21 +539,21 @@ def test_closing_a_client_while_a_call_waits(asynchronous: bool) -> None:
             asyncio.run(close_during_a_call(server))
             return
         client = PhiClient("openai", "m", base_url=server.url, env_file=False, max_retries=0)
-        calling = threading.Thread(target=deadline_passes, args=(client, 0.6))
+        calling = threading.Thread(target=deadline_passes, args=(client, 3.0))
         calling.start()
         time.sleep(0.1)
         began = time.monotonic()
         client.close()
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 1.5
         calling.join()
         assert left(server.port) == []
 
 
 async def close_during_a_call(server: RawServer) -> None:
     client = AsyncPhiClient("openai", "m", base_url=server.url, env_file=False, max_retries=0)
-    calling = asyncio.create_task(client.chat("Hi", deadline=0.6))
+    calling = asyncio.create_task(client.chat("Hi", deadline=3.0))
     await asyncio.sleep(0.1)
-    await asyncio.wait_for(client.aclose(), 0.3)
+    await asyncio.wait_for(client.aclose(), 1.5)
     with pytest.raises(APITimeoutError):
         await calling
     assert await asyncio.to_thread(left, server.port) == []

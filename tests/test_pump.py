@@ -806,11 +806,12 @@ def test_a_server_that_reads_slowly_ends_by_the_deadline(way: Way) -> None:
 
 
 def test_a_refused_connection_says_so(way: Way) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    client = way.client(f"http://127.0.0.1:{port}/v1")
-    with pytest.raises(APIConnectionError, match=f"127.0.0.1:{port}.*Is the server running") as caught:
-        client.chat()
+    with socket.socket() as taken:  # so that nobody else listens there
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        client = way.client(f"http://127.0.0.1:{port}/v1")
+        with pytest.raises(APIConnectionError, match=f"127.0.0.1:{port}.*Is the server running") as caught:
+            client.chat()
     assert caught.value.retryable
     client.close()
 

@@ -782,13 +782,14 @@ def test_two_threads_keep_to_a_real_second() -> None:
     starts: list[float] = []
     driver = limited(scripted(*[lambda asked: starts.append(time.monotonic()) or "a"] * 6), "3/s")
     threads = [threading.Thread(target=lambda: [list(driver.events(request())) for _ in range(2)]) for _ in range(2)]
+    began = time.monotonic()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(5)
     starts.sort()
     assert len(starts) == 4
-    assert starts[3] - starts[0] >= 1.0
+    assert starts[3] - began >= 1.0
 
 
 @both

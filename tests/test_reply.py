@@ -42,6 +42,7 @@ attempts = st.builds(
     Attempt,
     provider=texts,
     model=st.none() | texts,
+    began=st.datetimes(timezones=st.just(UTC)),
     seconds=numbers,
     waited=numbers,
     status_code=st.none() | st.integers(100, 599),

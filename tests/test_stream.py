@@ -252,11 +252,13 @@ def test_a_cancelled_task_closes_the_stream() -> None:
 async def test_cancel_from_another_thread_ends_a_running_answer(face: Face) -> None:
     driver = ScriptedDriver(["word "] * 10_000, delay=0.01)
     stream = face.kind(driver=driver).stream("?")
-    timer = threading.Timer(0.1, stream.cancel)
-    timer.start()
-    began = time.monotonic()
+    began, text = 0.0, ""
     async with face.opened(stream):
-        text = await face.text(stream)
+        async for piece in face.each(stream):
+            text += piece
+            if text == "word word ":
+                began = time.monotonic()
+                threading.Timer(0.1, stream.cancel).start()
         assert time.monotonic() - began < SOON
     assert text.startswith("word word")
     assert (stream.reply.text, stream.reply.finish_reason) == (text, "cancelled")
@@ -267,10 +269,12 @@ async def test_cancel_from_another_thread_frees_a_silent_servers_connection(face
     """The reader waits for a server that says nothing: only another thread can end that."""
     with FaultServer(head(), frame("first"), Silence(30)) as server:
         async with face.opened(face.kind("openai", "m", base_url=server.url).stream("?")) as stream:
-            timer = threading.Timer(0.2, stream.cancel)
-            timer.start()
-            began = time.monotonic()
-            assert await face.text(stream) == "first"
+            pieces: list[str] = []
+            async for piece in face.each(stream):
+                pieces.append(piece)
+                began = time.monotonic()
+                threading.Timer(0.2, stream.cancel).start()
+            assert pieces == ["first"]
             assert time.monotonic() - began < SOON
         assert server.gone.wait(SOON), "the connection is still open"
     assert (stream.reply.text, stream.reply.finish_reason) == ("first", "cancelled")
