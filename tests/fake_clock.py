@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from slmclient.clock import Clock
+from slmclient.clock import Clock, Signal
 
 
 class FakeClock(Clock):
@@ -33,8 +33,8 @@ class FakeClock(Clock):
         with self._lock:
             self._now += seconds
 
-    def wait(self, event: threading.Event, seconds: float) -> None:
-        self._pass(event.is_set, seconds)
+    def wait(self, signal: Signal, seconds: float) -> None:
+        self._pass(signal.is_set, seconds)
 
     async def async_wait(self, event: asyncio.Event, seconds: float) -> None:
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ import psutil
 from new_process import forget_servers
 from raw_server import SSE, TEXT, Peer, RawServer, Script, body_of, chunk, frame, frames, head, serve, streamed, whole
 from slmclient import AsyncPhiClient, PhiClient
-from slmclient.clock import Clock, turned
+from slmclient.clock import Clock, Signal, turned
 from slmclient.errors import SLMError
 from slmclient.reply import Reply
 
@@ -80,8 +80,8 @@ class SkippingClock(Clock):
     def now(self) -> float:
         return super().now() + self._skipped
 
-    def wait(self, event: threading.Event, seconds: float) -> None:
-        self._skipped += 0.0 if event.is_set() else max(seconds, 0.0)
+    def wait(self, signal: Signal, seconds: float) -> None:
+        self._skipped += 0.0 if signal.is_set() else max(seconds, 0.0)
 
     async def async_wait(self, event: asyncio.Event, seconds: float) -> None:
         self._skipped += 0.0 if event.is_set() else max(seconds, 0.0)

@@ -4,16 +4,20 @@ section, or on a thread that somebody waits for who has the lock. So nothing tha
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from raw_server import RawServer, serve
 from slmclient import PhiClient
-from slmclient.chat import TextDelta
+from slmclient.chat import ChatRequest, TextDelta
 from slmclient.drivers.engine import EngineDriver
+from slmclient.drivers.opening import within
 from slmclient.drivers.sdk_lines import KeptConnections
 from slmclient.errors import EngineError
 from slmclient.policy.budget import RetryBudget
@@ -133,3 +137,58 @@ def test_what_a_forgotten_call_gives_back_waits_for_nobody(counter: Any, give_ba
             give_back(counter)
 
     assert ends(collect_in_the_midst_of_another_call)
+
+
+# --- a signal's handler interrupts, too
+
+
+def sleeping(call: ChatRequest) -> None:
+    call.cancellation.sleep(30)
+
+
+def waiting_for_work(call: ChatRequest) -> None:
+    with suppress(TimeoutError):
+        within(lambda: call.cancellation.sleep(30), call)
+
+
+class Interrupted(threading.Thread):
+    """Makes a call that is cancelled at a line of its own work, of the standard library's part in it included.
+
+    Args:
+        work: What ends when the call is cancelled.
+        line: At which one of the lines that it runs.
+    """
+
+    def __init__(self, work: Callable[[ChatRequest], None], line: int) -> None:
+        super().__init__(daemon=True)
+        self.call = request("Hi")
+        self.lines = line
+        self._work = work
+
+    def run(self) -> None:
+        sys.settrace(self._trace)
+        self._work(self.call)
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_name in ("cancel", "_trace"):  # the handler itself
+            return None
+        if event == "line":
+            self.lines -= 1
+            if self.lines == 0:
+                self.call.cancellation.cancel()
+        return self._trace
+
+
+@pytest.mark.parametrize("work", [sleeping, waiting_for_work])
+def test_a_signals_handler_may_cancel_at_any_line(work: Callable[[ChatRequest], None]) -> None:
+    for line in range(1, 1000):
+        thread = Interrupted(work, line)
+        thread.start()
+        thread.join(0.1)
+        thread.call.cancellation.cancel()  # where it has fewer lines, and waits
+        thread.join(10)
+        assert not thread.is_alive(), f"it hangs where it is cancelled at line {line}"
+        if thread.lines > 0:
+            break
+    assert line > 10

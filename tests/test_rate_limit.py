@@ -21,7 +21,7 @@ import pytest
 from fake_clock import FakeClock
 from slmclient import Image, Message, Usage, clock
 from slmclient.chat import Cancellation, ChatRequest, Event, Finish, Note, Start, TextDelta
-from slmclient.clock import Clock
+from slmclient.clock import Clock, Signal
 from slmclient.drivers import registry
 from slmclient.drivers.base import Driver, DriverConfig, RateLimit
 from slmclient.drivers.secret import Secret
@@ -35,7 +35,7 @@ from slmclient.errors import (
 )
 from slmclient.policy import limiter as limiters
 from slmclient.policy.hearing import CallEvent, lend, take_back
-from slmclient.policy.limiter import Limiter, Signal
+from slmclient.policy.limiter import Limiter
 from slmclient.policy.limiting import OWN, LimitDriver, expected_tokens, limited
 from slmclient.policy.rate import Rate, parse_rate_limit
 from slmclient.policy.retry import RetryDriver
@@ -49,9 +49,9 @@ both = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 class NapClock(FakeClock):
     """Lists only waits that let time pass: a script waits for no time before each event."""
 
-    def wait(self, event: threading.Event, seconds: float) -> None:
+    def wait(self, signal: Signal, seconds: float) -> None:
         if seconds > 0:
-            super().wait(event, seconds)
+            super().wait(signal, seconds)
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ class QuickClock(Clock):
     def now(self) -> float:
         return time.monotonic() * self.speed
 
-    def wait(self, event: threading.Event, seconds: float) -> None:
-        super().wait(event, seconds / self.speed)
+    def wait(self, signal: Signal, seconds: float) -> None:
+        super().wait(signal, seconds / self.speed)
 
     async def async_wait(self, event: asyncio.Event, seconds: float) -> None:
         await super().async_wait(event, seconds / self.speed)

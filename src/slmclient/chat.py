@@ -97,22 +97,18 @@ KNOBS: tuple[str, ...] = (
 class Cancellation:
     """Ends one call from any thread. Drivers look at ``cancelled`` or register what wakes them up."""
 
-    __slots__ = ("_callbacks", "_event", "_lock")
+    __slots__ = ("_callbacks", "_lock", "cancelled")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self.cancelled = False
+        """Whether `cancel` was called."""
         self._lock = threading.RLock()  # a signal's handler may cancel what it interrupts
         self._callbacks: list[Callable[[], None]] = []
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._event.is_set()
 
     def cancel(self) -> None:
         """End the call. Safe from any thread, and more than once."""
         with self._lock:
-            self._event.set()
+            self.cancelled = True
             callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             with suppress(RuntimeError):  # the asyncio loop that it would wake up is closed: nobody waits there
@@ -125,10 +121,13 @@ class Cancellation:
             A function that takes the registration back. If it is cancelled already, ``callback`` runs at once.
         """
         with self._lock:
-            if not self._event.is_set():
-                self._callbacks.append(callback)
+            self._callbacks.append(callback)
+            if not self.cancelled:
                 return lambda: self._forget(callback)
-        callback()
+            called = callback not in self._callbacks  # a signal's handler cancelled just now
+            self._forget(callback)
+        if not called:
+            callback()
         return lambda: None
 
     def _forget(self, callback: Callable[[], None]) -> None:
@@ -138,7 +137,12 @@ class Cancellation:
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but no longer than until the call is cancelled."""
-        clock.wait(self._event, seconds)
+        signal = clock.Signal()
+        forget = self.on_cancel(signal.set)
+        try:
+            clock.wait(signal, seconds)
+        finally:
+            forget()
 
     async def async_sleep(self, seconds: float) -> None:
         """`sleep` for asyncio."""

@@ -13,6 +13,42 @@ if TYPE_CHECKING:
     import asyncio
 
 
+class Signal:
+    """An event of which `set` never waits, not even where it interrupts `wait` in the same thread.
+
+    The standard library's takes a lock in both, and so hangs where a signal's handler, or a garbage collection that
+    ends a forgotten call, does the one in the midst of the other.
+    """
+
+    __slots__ = ("_gate",)
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def set(self) -> None:
+        """Wake up who waits, or will."""
+        try:
+            self._gate.release()
+        except RuntimeError:  # it is set
+            pass
+
+    def is_set(self) -> bool:
+        """Return whether it is set. For a moment it is not, where somebody has just been woken up."""
+        return not self._gate.locked()
+
+    def clear(self) -> None:
+        """Unset it."""
+        self._gate.acquire(blocking=False)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set; return whether it is."""
+        done = self._gate.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+        if done:
+            self.set()
+        return done
+
+
 class Clock:
     """The machine's own clock."""
 
@@ -24,9 +60,9 @@ class Clock:
         """Return the date and time, in UTC: for people and for servers."""
         return datetime.now(UTC)
 
-    def wait(self, event: threading.Event, seconds: float) -> None:
-        """Wait until the event is set, but no longer than ``seconds``."""
-        event.wait(seconds)
+    def wait(self, signal: Signal, seconds: float) -> None:
+        """Wait until the signal is set, but no longer than ``seconds``."""
+        signal.wait(seconds)
 
     async def async_wait(self, event: asyncio.Event, seconds: float) -> None:
         """`wait`, for asyncio."""
@@ -51,9 +87,9 @@ def date() -> datetime:
     return _clock.date()
 
 
-def wait(event: threading.Event, seconds: float) -> None:
+def wait(signal: Signal, seconds: float) -> None:
     """Wait as `Clock.wait` of the clock in use does."""
-    _clock.wait(event, seconds)
+    _clock.wait(signal, seconds)
 
 
 async def async_wait(event: asyncio.Event, seconds: float) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from slmclient import clock
+
 T = TypeVar("T")
 
 
@@ -19,8 +21,9 @@ class Apart(Generic[T]):
         """Whether nobody waits for it any more."""
         self._work = work
         self._undo = undo
-        self._lock = threading.Lock()
-        self._settled = threading.Event()
+        self._lock = threading.RLock()  # a signal's handler may leave what it interrupts
+        self._over = False
+        self._settled = clock.Signal()
         self._result: list[T] = []
         self._error: BaseException | None = None
 
@@ -46,8 +49,9 @@ class Apart(Generic[T]):
     def leave(self) -> None:
         """Wait no longer."""
         with self._lock:
-            self.left = self.left or not self._settled.is_set()
-            self._settled.set()
+            self.left = self.left or not self._over
+            self._over = True
+        self._settled.set()
 
     def _run(self) -> None:
         result: list[T] = []
@@ -57,10 +61,11 @@ class Apart(Generic[T]):
         except BaseException as failure:
             error = failure
         with self._lock:
-            late = self._settled.is_set()
+            late = self._over
             if not late:
                 self._result, self._error = result, error
-                self._settled.set()
+                self._over = True
+        self._settled.set()
         if late and result and self._undo is not None:
             self._undo(result[0])
 

@@ -147,41 +147,6 @@ class Limiter:
             self._put_down.popleft()(now)
 
 
-class Signal(threading.Event):
-    """An event of which `set` never waits, not even where it interrupts `wait` in the same thread.
-
-    That of the standard library takes a lock in both, and so would hang where a garbage collection during the one
-    does the other.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._gate = threading.Lock()
-        self._gate.acquire()
-
-    def set(self) -> None:
-        """Wake up who waits, or will."""
-        try:
-            self._gate.release()
-        except RuntimeError:  # it is set
-            pass
-
-    def is_set(self) -> bool:
-        """Return whether it is set."""
-        return not self._gate.locked()
-
-    def clear(self) -> None:
-        """Unset it."""
-        self._gate.acquire(blocking=False)
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is set; return whether it is."""
-        done = self._gate.acquire(timeout=-1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
-        if done:
-            self.set()
-        return done
-
-
 # --- where they are found
 
 _lock = threading.Lock()

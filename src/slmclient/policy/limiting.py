@@ -14,7 +14,7 @@ from slmclient.media.header import size_of
 from slmclient.phi import vision
 from slmclient.policy.account import account
 from slmclient.policy.hearing import CallEvent, tell
-from slmclient.policy.limiter import Limiter, Signal, limiter, mark
+from slmclient.policy.limiter import Limiter, limiter, mark
 from slmclient.policy.rate import Rate, parse_rate_limit
 from slmclient.policy.turns import HELD, Turn
 from slmclient.policy.wrapper import Wrapper
@@ -101,7 +101,7 @@ class LimitDriver(Wrapper):
         call = _Call(self, request)
         try:
             if not call.limiter.free:
-                signal = Signal()
+                signal = clock.Signal()
                 forget = request.cancellation.on_cancel(signal.set)
                 try:
                     for nap in call.naps(signal.set):
