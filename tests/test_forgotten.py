@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -111,19 +112,24 @@ def test_a_call_that_gets_no_thread_says_so_and_the_next_one_works(
     driver.close()
 
 
-def test_a_stream_that_is_forgotten_gives_its_connection_back_from_anywhere() -> None:
-    with RawServer(serve) as server, PhiClient("openai", "m", base_url=server.url, env_file=False) as client:
+def test_a_call_that_is_forgotten_gives_its_connection_back_from_anywhere() -> None:
+    with RawServer(serve) as server:
+        client = PhiClient("openai", "m", base_url=server.url, env_file=False)
         driver: Any = innermost(client._driver)
-        streams = [client.stream("Hi")]
-        assert next(iter(streams[0])) == "hello"
+        pump = driver._pumps.sync()
+        calls = [driver.events(replace(request("Hi"), stream=False))]
+        next(calls[0])  # the body is read to its end, the events are not
+        assert pump._idle == []
 
         def collect_in_the_midst_of_another_call() -> None:
-            with driver._pumps._lock, driver._pumps.sync()._lock:
-                streams.clear()
+            with driver._pumps._lock, pump._lock:
+                calls.clear()
                 gc.collect()
 
         assert ends(collect_in_the_midst_of_another_call)
+        assert len(pump._idle) == 1
         assert client.chat("Hi").text == "hello there"
+        client.close()
 
 
 @pytest.mark.parametrize(
